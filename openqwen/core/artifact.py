@@ -1,0 +1,381 @@
+"""Artefact directories: every stage reads directories and writes one; DONE is written last.
+
+Ours. A directory without DONE is not an artefact. With DONE, a run asked for the same fingerprint (kind,
+configuration, inputs) is skipped; a different fingerprint is a reason to run again. Writers go through
+temporary names and renames, so that no reader ever meets half a file.
+
+    out/NAME/STAGE/  config.toml  origin.json  manifest.json  metrics.jsonl  samples.jsonl  checkpoints/  DONE
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openqwen
+from openqwen.core.config import Config, Resolved, dump_toml
+from openqwen.core.errors import DataError, OpenQwenError, UsageError
+from openqwen.core.metrics import Metrics, read_metrics
+
+# What a run leaves beside its result. Not part of the artefact's identity: times and logs differ between reruns.
+_SIDE_FILES = {"STARTED", "manifest.json", "origin.json", "metrics.jsonl", "log.txt", "DONE", ".lock"}
+_SIDE_DIRS = {"checkpoints"}
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the form in which things are hashed."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Writes a whole file or nothing: temporary name, flush to disk, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    raw = data.encode() if isinstance(data, str) else data
+    try:
+        with temporary.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Pretty JSON, written atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterator[Any] | list[Any]) -> int:
+    """One JSON value a line, streamed to a temporary name and renamed. Returns the number of records."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+    return count
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """The values of a JSON-lines file. Splits on newline bytes only; DataError names file and line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    raise DataError(f"not a JSON record: {error}", where=f"{path}:{number}") from error
+
+
+def unwritable(path: Path, error: OSError) -> OpenQwenError:
+    """The one-line error for a folder or disk that refuses a write."""
+    if error.errno == errno.ENOSPC:
+        return OpenQwenError(
+            "the disk is full", where=str(path), fix="free some space and run again; it continues"
+        )
+    return OpenQwenError(
+        f"cannot write: {error.strerror or error}",
+        where=str(path),
+        fix="choose a folder you can write to with --out",
+    )
+
+
+def need_disk(folder: Path, num_bytes: int) -> None:
+    """Refuses to begin when the file system of `folder` has less than `num_bytes` free."""
+    probe = folder
+    while not probe.exists():
+        probe = probe.parent
+    free = shutil.disk_usage(probe).free
+    if free < num_bytes:
+        raise OpenQwenError(
+            f"too little disk: {num_bytes / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free",
+            where=str(folder),
+            fix="free some space or choose another folder with --out",
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage directory."""
+
+    path: Path
+    kind: str
+    fingerprint: str
+    content: str  # digest over the result files: equal content means equal input for whoever reads it
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; DataError if it is missing."""
+        path = self.path / name
+        if not path.exists():
+            raise DataError(f"{self.kind} artefact has no {name}", where=str(self.path), fix="make it again")
+        return path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads(self.file("manifest.json").read_text(encoding="utf-8"))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_metrics(self.path / "metrics.jsonl")
+
+
+def find(path: Path) -> Artifact | None:
+    """The artefact at a path, or None if it is not finished."""
+    done = path / "DONE"
+    if not done.is_file():
+        return None
+    try:
+        record = json.loads(done.read_text(encoding="utf-8"))
+        return Artifact(path, record["kind"], record["fingerprint"], record["content"])
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"DONE is damaged: {error}", where=str(done), fix="delete the folder and run again"
+        ) from error
+
+
+def load(path: Path | str, kind: str | tuple[str, ...]) -> Artifact:
+    """The finished artefact at a path, of the kind asked for. DataError says what is wrong and what to do."""
+    path = Path(path)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    wanted = " or ".join(kinds)
+    if not path.exists():
+        raise DataError(
+            f"no {wanted} artefact there",
+            where=str(path),
+            fix="check the path, or run the stage that makes it",
+        )
+    found = find(path)
+    if found is None:
+        raise DataError(
+            f"{wanted} artefact is not finished (no DONE)",
+            where=str(path),
+            fix="run its stage again; it continues",
+        )
+    if found.kind not in kinds:
+        raise DataError(f"a {wanted} artefact is needed, this is '{found.kind}'", where=str(path))
+    return found
+
+
+def fingerprint(kind: str, config: Config, inputs: Mapping[str, Artifact | Path]) -> str:
+    """Identity of a run before it happens: kind, settings, contents of the inputs, format version."""
+    return digest(
+        {
+            "kind": kind,
+            "version": openqwen.__version__,
+            "config": config.model_dump(mode="json"),
+            "inputs": {name: input_content(value) for name, value in sorted(inputs.items())},
+        }
+    )
+
+
+def input_content(value: Artifact | Path) -> str:
+    """Content digest of an input: an artefact's own, a file's bytes, or a folder's names, sizes and times."""
+    if isinstance(value, Artifact):
+        return value.content
+    if value.is_file():
+        return sha256_file(value)
+    # A folder of raw documents may hold terabytes: its listing identifies it, each file's hash is the stage's work.
+    listing = []
+    for root, folders, names in os.walk(value):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            stat = path.lstat()
+            listing.append([str(path.relative_to(value)), stat.st_size, stat.st_mtime_ns])
+    return digest(listing)
+
+
+def output_hashes(directory: Path) -> dict[str, str]:
+    """sha256 of every result file of a stage directory by relative name; side files and checkpoints left out."""
+    hashes = {}
+    for root, folders, names in os.walk(directory):
+        folders[:] = sorted(f for f in folders if f not in _SIDE_DIRS)
+        for name in sorted(names):
+            path = Path(root, name)
+            relative = str(path.relative_to(directory))
+            if relative not in _SIDE_FILES and not name.endswith(".tmp"):
+                hashes[relative] = sha256_file(path)
+    return hashes
+
+
+@dataclass
+class Run:
+    """An open stage directory: where a stage writes."""
+
+    path: Path
+    kind: str
+    fingerprint: str
+    resumed: bool  # the directory holds an unfinished run of the same fingerprint
+    inputs: Mapping[str, Artifact | Path]
+    seed: int | None = None
+    _facts: dict[str, Any] = field(default_factory=dict)
+    _began: float = field(default_factory=time.time)
+    _metrics: Metrics | None = None
+
+    def open_metrics(self, resume_step: int | None = None) -> Metrics:
+        """metrics.jsonl, truncated to `resume_step` (None: begun anew)."""
+        self._metrics = Metrics(self.path / "metrics.jsonl", resume_step)
+        return self._metrics
+
+    def fact(self, **values: Any) -> None:
+        """Adds results worth finding in the manifest (counts, final scores). Must be JSON."""
+        self._facts.update(values)
+
+    @property
+    def checkpoints(self) -> Path:
+        """checkpoints/, made on first use."""
+        path = self.path / "checkpoints"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def log(self, text: str) -> None:
+        """Appends a line to log.txt."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def _finish(self) -> Artifact:
+        if self._metrics is not None:
+            self._metrics.close()
+        outputs = output_hashes(self.path)
+        content = digest(
+            {"kind": self.kind, "outputs": {k: v for k, v in outputs.items() if k != "config.toml"}}
+        )
+        write_json(
+            self.path / "manifest.json",
+            {
+                "kind": self.kind,
+                "fingerprint": self.fingerprint,
+                "content": content,
+                "inputs": {
+                    name: {"path": _relative(value, self.path), "content": input_content(value)}
+                    for name, value in self.inputs.items()
+                },
+                "outputs": outputs,
+                "facts": self._facts,
+                "seed": self.seed,
+                "seconds": round(time.time() - self._began, 2),
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "environment": environment(),
+            },
+        )
+        record = {"kind": self.kind, "fingerprint": self.fingerprint, "content": content}
+        write_atomic(self.path / "DONE", canonical(record) + "\n")
+        return Artifact(self.path, self.kind, self.fingerprint, content)
+
+
+def _relative(value: Artifact | Path, base: Path) -> str:
+    path = value.path if isinstance(value, Artifact) else value
+    return os.path.relpath(path, base)
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on: versions of what is loaded, platform, processors."""
+    versions = {
+        name: str(module.__version__)
+        for name in ("torch", "numpy", "tokenizers", "tiktoken", "pyarrow", "safetensors")
+        if (module := sys.modules.get(name)) is not None and hasattr(module, "__version__")
+    }
+    return {
+        "openqwen": openqwen.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+@contextmanager
+def stage_run(
+    path: Path | str,
+    kind: str,
+    resolved: Resolved[Any],
+    inputs: Mapping[str, Artifact | Path],
+    *,
+    fresh: bool = False,
+) -> Iterator[Run]:
+    """Opens a stage directory for writing; leaves DONE behind only if the body ends without an error.
+
+    An unfinished directory of the same fingerprint is continued (`run.resumed`); one of another fingerprint is
+    cleared first, a finished one too. Two processes on one directory refuse each other.
+
+        with stage_run(out, "base", resolved, {"tokens": tokens}) as run:
+            ...
+        artifact = find(out)
+    """
+    path = Path(path)
+    config = resolved.config
+    mark = fingerprint(kind, config, inputs)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                "another process is writing this folder",
+                where=str(path),
+                fix="wait for it or use another --out",
+            ) from error
+        started = path / "STARTED"
+        same = started.is_file() and started.read_text(encoding="utf-8").strip() == mark
+        if fresh or not same or (path / "DONE").exists():
+            clear(path)
+        resumed = same and not fresh and started.exists()
+        write_atomic(started, mark + "\n")
+        write_atomic(path / "config.toml", dump_toml(config))
+        write_json(path / "origin.json", resolved.origin)
+        run = Run(path, kind, mark, resumed, inputs, getattr(config, "seed", None))
+        try:
+            yield run
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+                raise unwritable(path, error) from error
+            raise
+        run._finish()
+
+
+def clear(path: Path) -> None:
+    """Empties a stage directory (DONE first, so that it never looks finished while half gone)."""
+    (path / "DONE").unlink(missing_ok=True)
+    for child in path.iterdir():
+        if child.name == ".lock":
+            continue
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()

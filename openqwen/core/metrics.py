@@ -1,0 +1,57 @@
+"""Append-only metrics: one flat JSON object a line.
+
+Ours. A resumed run drops the records after the step it resumes from, so the file reads as if it had never
+been interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Metrics:
+    """Writer of metrics.jsonl. Every record carries `step`; numbers that are not finite become null."""
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        """resume_step: keep records with step <= this one; None starts a new file."""
+        kept = [r for r in read_metrics(path) if r["step"] <= resume_step] if resume_step is not None else []
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(_line(r) for r in kept), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, **values: Any) -> None:
+        """Appends one record and flushes it to the operating system."""
+        self._file.write(_line({"step": step, **values}))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete records; a line torn by a crash at the end is left out."""
+    if not path.exists():
+        return []
+    records: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):  # only the last line can be torn by a crash
+                raise
+    return records
+
+
+def _line(record: dict[str, Any]) -> str:
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(clean, ensure_ascii=False) + "\n"
