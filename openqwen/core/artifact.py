@@ -379,3 +379,24 @@ def clear(path: Path) -> None:
             shutil.rmtree(child)
         else:
             child.unlink()
+
+
+def current(path: Path, kind: str, config: Config, inputs: Mapping[str, Artifact | Path]) -> Artifact | None:
+    """The finished artefact at `path` if it is what these settings and inputs would give; else None."""
+    found = find(path)
+    return found if found and found.fingerprint == fingerprint(kind, config, inputs) else None
+
+
+def open_inputs(
+    inputs: Mapping[str, Path], kinds: Mapping[str, str | tuple[str, ...]]
+) -> dict[str, Artifact | Path]:
+    """A stage's inputs checked before it begins: names in `kinds` must be finished artefacts, others must exist."""
+    opened: dict[str, Artifact | Path] = {}
+    for name, path in inputs.items():
+        if name in kinds:
+            opened[name] = load(path, kinds[name])
+        elif not path.exists():
+            raise DataError(f"input '{name}' does not exist", where=str(path))
+        else:
+            opened[name] = path
+    return opened
