@@ -1,0 +1,161 @@
+"""Keys and values of running sequences: one row a sequence, rows of different lengths, any number of new tokens.
+
+Report §2.5 says what must be right beyond the training length; the layout is ours. Who uses it:
+
+    cache = KVCache(model.config, num_rows=64, dtype=torch.float32)
+    rows = [0, 1, 2]                                             # any free rows; one a sequence
+    h = model.hidden(ids, mask, cache=cache.select(rows))        # (3, T, C): appends T tokens to each row
+    h = model.hidden(next_ids, cache=cache.select(rows))         # (3, 1, C): one more each, no reallocation
+    cache.free(1)                                                # evict; the row is ready for another sequence
+    cache.move(2, 1)                                             # keep the running rows together at the front
+
+`mask` (B, T) marks the real tokens among the new ones, padding on either side; only real tokens are kept, and a
+token's position is its index among the real tokens of its row. Attention is causal, also among the new tokens.
+Rows 0, 1, ..., n-1 in order are used in place; any other selection copies keys and values at every call, so keep
+the running rows at the front. `cache=cache` means all rows. Room grows by doubling when a row needs it.
+
+Crossing a chunk of dynamic NTK (max_length, 2x, 4x, ...) while decoding, `mode` decides:
+  "exact"     the row is computed anew with the new RoPE base, so each call equals a full prefill of the row;
+              happens once a doubling, so about one extra prefill in all.
+  "released"  the base of the first call stays, as the released code does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from openqwen.model.config import DecodeMode, Extension, ModelConfig
+
+
+class KVCache:
+    """Slots for `num_rows` sequences in each layer. `lengths[row]` tokens are held by a row, 0 when free."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_rows: int,
+        capacity: int = 256,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        extension: Extension | None = None,
+        mode: DecodeMode = "exact",
+    ) -> None:
+        """extension: None means what the config says. capacity: tokens a row; grows by doubling when exceeded."""
+        self.config, self.num_rows, self.capacity, self.mode = config, num_rows, capacity, mode
+        self.extension = config.extension if extension is None else extension
+        self.device = torch.device(device)
+        shape = (num_rows, capacity, config.kv_heads, config.head_dim)
+        # Zeros, because a masked slot still takes part in 0 * value; the system hands out the pages on first use.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.ids = torch.zeros(num_rows, capacity, dtype=torch.int64)  # what exact mode computes anew from
+        self.lengths = [0] * num_rows
+        self.rope_lengths = [0] * num_rows  # the length each row's RoPE base was chosen for
+
+    def select(self, rows: Sequence[int]) -> CacheRows:
+        """The rows that a call's batch stands for, in the batch's order."""
+        return CacheRows(self, rows)
+
+    def free(self, row: int) -> None:
+        """Forgets a sequence."""
+        self.lengths[row] = self.rope_lengths[row] = 0
+
+    def truncate(self, row: int, length: int) -> None:
+        """Keeps a row's first `length` tokens (to take back tokens or to reuse a common beginning)."""
+        assert 0 <= length <= self.lengths[row]
+        self.lengths[row] = length
+        if length == 0:
+            self.rope_lengths[row] = 0
+
+    def copy(self, source: int, target: int) -> None:
+        """Makes `target` the same sequence as `source` (several samples of one prompt)."""
+        length = self.lengths[source]
+        for store in (*self.keys, *self.values):
+            store[target, :length] = store[source, :length]
+        self.ids[target, :length] = self.ids[source, :length]
+        self.lengths[target], self.rope_lengths[target] = length, self.rope_lengths[source]
+
+    def move(self, source: int, target: int) -> None:
+        """Copies a row and frees the old one."""
+        if source != target:
+            self.copy(source, target)
+            self.free(source)
+
+    def grow(self, needed: int) -> None:
+        """Doubles the room until a row holds `needed` tokens."""
+        while self.capacity < needed:
+            self.capacity *= 2
+        for stores in (self.keys, self.values):
+            for i, old in enumerate(stores):
+                stores[i] = old.new_zeros(self.num_rows, self.capacity, *old.shape[2:])
+                stores[i][:, : old.shape[1]] = old
+        ids = self.ids.new_zeros(self.num_rows, self.capacity)
+        ids[:, : self.ids.shape[1]] = self.ids
+        self.ids = ids
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes set aside for keys and values."""
+        return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
+
+
+class CacheRows:
+    """Some rows of a cache during one call: where the new tokens go and what they see."""
+
+    def __init__(self, cache: KVCache, rows: Sequence[int]) -> None:
+        self.cache, self.rows = cache, list(rows)
+        assert len(set(self.rows)) == len(self.rows), "a row may stand only once in a batch"
+        self.in_place = self.rows == list(range(len(self.rows)))
+        self.index = torch.tensor(self.rows, device=cache.device)  # (B,)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens held by each row of the batch before this call."""
+        return [self.cache.lengths[row] for row in self.rows]
+
+    def begin(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Makes room and remembers the tokens. ids, mask (B, T) -> positions (B, T) of the tokens in their rows."""
+        cache, (B, T) = self.cache, ids.shape
+        start = torch.tensor(self.lengths, device=ids.device)  # (B,)
+        if mask is None:
+            positions = start[:, None] + torch.arange(T, device=ids.device)  # (B, T)
+            self.counts = [T] * B
+            self.taken = None
+        else:
+            positions = (start[:, None] + mask.cumsum(1) - 1).clamp(min=0)  # (B, T)
+            self.counts = mask.sum(1).tolist()
+            self.taken = mask.flatten().nonzero().squeeze(1)  # (N,) which of the B*T new tokens are real
+        self.total = [old + new for old, new in zip(self.lengths, self.counts)]
+        self.visible = max(1, *self.total) if self.total else 1
+        if self.visible > cache.capacity:
+            cache.grow(self.visible)
+        slots = (self.index[:, None] * cache.capacity + positions).flatten()  # (B*T,)
+        self.slots = slots if self.taken is None else slots[self.taken]
+        new_ids = ids.flatten() if self.taken is None else ids.flatten()[self.taken]
+        cache.ids.view(-1)[self.slots.to(cache.ids.device)] = new_ids.to(cache.ids.device)
+        for row, total in zip(self.rows, self.total):
+            if cache.lengths[row] == 0 or cache.mode == "exact":
+                cache.rope_lengths[row] = total
+        return positions
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the new keys and values (B, T, K, D) of a layer; returns all visible ones, (B, S, K, D) each."""
+        return self._store(self.cache.keys[layer], key), self._store(self.cache.values[layer], value)
+
+    def _store(self, store: Tensor, new: Tensor) -> Tensor:
+        flat = new.flatten(0, 1)  # (B*T, K, D)
+        if self.taken is not None:
+            flat = flat[self.taken]
+        store.view(-1, *store.shape[2:]).index_copy_(0, self.slots, flat.to(store.dtype))
+        if self.in_place:
+            return store[: len(self.rows), : self.visible]
+        return store[:, : self.visible].index_select(0, self.index)
+
+    def commit(self) -> None:
+        """The call is over: the new tokens count."""
+        for row, total in zip(self.rows, self.total):
+            self.cache.lengths[row] = total
