@@ -1,0 +1,111 @@
+"""The command line: commands in the report's order, each loaded only when it runs.
+
+Ours. Errors are one line of what, where and what to do; a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from openqwen.core.errors import MissingTool, OpenQwenError
+
+# name, import path, one line of help; the order is the report's.
+COMMANDS = (
+    ("tour", "openqwen.cli.tour:tour", "The whole report, from raw pages to a chat, in minutes."),
+    ("doctor", "openqwen.cli.doctor:doctor", "Show what this machine offers; paste it into a bug report."),
+    ("data", "openqwen.cli.data:app", "§2.1  Build a corpus from raw documents."),
+    ("tokenizer", "openqwen.cli.tokenizer:app", "§2.2  Train a vocabulary; compare compression (Figure 3)."),
+    ("pack", "openqwen.cli.training:pack", "§2.4  Corpus and vocabulary to token shards."),
+    ("pretrain", "openqwen.cli.training:pretrain", "§2.4  Train a base model."),
+    ("extend", "openqwen.cli.training:extend", "§2.5  Perplexity against length (Table 3)."),
+    ("sft", "openqwen.cli.training:sft", "§3.1  Supervised finetuning to a chat model."),
+    ("pmp", "openqwen.cli.training:pmp", "§3.2.1  Preference-model pretraining."),
+    ("reward", "openqwen.cli.training:reward", "§3.2.1  Reward model (Table 4)."),
+    ("ppo", "openqwen.cli.training:ppo", "§3.2.2  Reinforcement learning from the reward model."),
+    ("agent", "openqwen.cli.training:agent", "§3.4  Tool use of a chat model, scored (Table 6)."),
+    ("eval", "openqwen.cli.training:evaluate", "§2.6  Fill the report's tables for models of ours."),
+    ("table", "openqwen.cli.table:table", "Print a table of the report, published and ours."),
+    ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
+    ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
+    ("config", "openqwen.cli.config:app", "Show settings with value, source and origin."),
+    (
+        "show",
+        "openqwen.cli.show:app",
+        "Show an artefact's family tree, or a conversation with its loss mask.",
+    ),
+    ("runs", "openqwen.cli.show:runs", "List the artefacts below a folder."),
+)
+_EXTRA = {
+    "pyarrow": "data",
+    "trafilatura": "data",
+    "transformers": "hf",
+    "huggingface_hub": "hf",
+    "sentencepiece": "hf",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit code (0 ok, 1 failed, 2 usage, 3 missing tool, 4 data, 130 interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        return _run(words)
+    except OpenQwenError as error:
+        if debug:
+            raise
+        return _report(error)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA.get((error.name or "").split(".")[0])
+        if debug or extra is None:
+            raise
+        return _report(
+            MissingTool(f"this needs the package {error.name}", fix=f"pip install 'openqwen[{extra}]'")
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command continues where it stopped\n")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing to say, and nothing that could be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    from cyclopts import App, CycloptsError
+
+    import openqwen
+    from openqwen.core.errors import UsageError, did_you_mean
+
+    names = [name for name, _, _ in COMMANDS]
+    if words and not words[0].startswith("-") and words[0] not in names:
+        raise UsageError(
+            f"no command '{words[0]}'.{did_you_mean(words[0], names)}",
+            "command line",
+            "openqwen --help lists them",
+        )
+    app = App(
+        name="openqwen",
+        help="The system of the Qwen Technical Report: from raw pages to an aligned assistant.",
+        version=openqwen.__version__,
+        help_flags=["--help", "-h"],
+        result_action="return_value",
+    )
+    for position, (name, path, text) in enumerate(COMMANDS):
+        app.command(path, name=name, help=text, sort_key=position)
+    try:
+        result = app(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        command = ["openqwen", *words[:1]]
+        raise UsageError(
+            str(error), " ".join(["openqwen", *words]), " ".join([*command, "--help"])
+        ) from error
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: OpenQwenError) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {error.render()}\n")
+    return error.exit_code

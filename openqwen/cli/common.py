@@ -1,0 +1,101 @@
+"""What stage commands share: recipes, dotted settings, the plan, the run.
+
+Ours. `openqwen STAGE --INPUT PATH ... --out DIR [--recipe NAME]... [--plan] [--SETTING.NAME VALUE]...`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from openqwen.core import artifact
+from openqwen.core.config import Resolved, resolve, rows
+from openqwen.core.console import console, note
+from openqwen.core.errors import OpenQwenError, UsageError
+from openqwen.stages import STAGES, Stage
+
+Settings = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings: --optim.lr 2e-4 and so on.")]
+Recipes = Annotated[
+    list[str] | None, Parameter(name="--recipe", help="Recipe name or TOML file; may be repeated.")
+]
+Out = Annotated[Path, Parameter(help="Folder of the new artefact.")]
+Plan = Annotated[bool, Parameter(name="--plan", negative="", help="Show settings and checks, run nothing.")]
+
+
+def dotted(words: Sequence[str]) -> dict[str, Any]:
+    """`["--optim.lr", "2e-4", "--steps=10"]` -> `{"optim.lr": "2e-4", "steps": "10"}`."""
+    flags: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise UsageError(
+                f"unexpected word {word!r}", where="command line", fix="settings look like --name value"
+            )
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"--{key} needs a value", where="command line", fix=f"--{key} VALUE")
+            value = rest.pop(0)
+        flags[key.replace("-", "_")] = value
+    return flags
+
+
+def run_stage(
+    name: str,
+    inputs: Mapping[str, Path | None],
+    out: Path,
+    settings: Sequence[str] = (),
+    recipes: Sequence[str] | None = None,
+    plan: bool = False,
+) -> int:
+    """Resolves the settings of a stage, then shows the plan or runs it."""
+    stage = STAGES[name]
+    resolved = resolve(stage.config, name, recipes or (), dotted(settings))
+    given = {key: path for key, path in inputs.items() if path is not None}
+    if plan:
+        return show_plan(stage, resolved, given, out)
+    opened = {key: artifact.find(path) or path for key, path in given.items() if path.exists()}
+    if len(opened) == len(given) and artifact.current(out, stage.kind, resolved.config, opened):
+        note(f"{out} is already made with these settings and inputs")
+        return 0
+    made = stage.run(resolved, given, out)
+    note(f"{stage.kind}: {made.path}")
+    for key, value in made.manifest["facts"].items():
+        if isinstance(value, (int, float, str)):
+            note(f"  {key} = {value:.4g}" if isinstance(value, float) else f"  {key} = {value}")
+    return 0
+
+
+def show_plan(stage: Stage, resolved: Resolved[Any], inputs: Mapping[str, Path], out: Path) -> int:
+    """Prints every setting with source and origin, and checks the inputs. 0 if it could run, else 2."""
+    console.print(settings_table(resolved))
+    problems = []
+    for key, path in inputs.items():
+        try:
+            found = artifact.find(path) if path.is_dir() else None
+        except OpenQwenError as error:
+            problems.append(error.what)
+            continue
+        if not path.exists():
+            problems.append(f"input {key}: nothing at {path}")
+        elif found is None and path.is_dir() and (path / "STARTED").exists():
+            problems.append(f"input {key}: {path} is not finished")
+        else:
+            note(f"input {key}: {path}" + (f" ({found.kind})" if found else ""))
+    note(f"output: {out} ({stage.kind})")
+    for problem in problems:
+        note(f"problem: {problem}")
+    return 2 if problems else 0
+
+
+def settings_table(resolved: Resolved[Any]) -> Table:
+    """One row a setting: key, value, documented source, who set it."""
+    table = Table("setting", "value", "source of the default", "set by", box=None, pad_edge=False)
+    for row in rows(resolved.config, resolved.origin):
+        table.add_row(row.key, str(row.value), row.source, row.origin)
+    return table

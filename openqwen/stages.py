@@ -1,0 +1,171 @@
+"""The stages of the report by name: what each makes, from what, with which settings.
+
+Ours. Everything is named by import path, so that looking at the list loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from openqwen.core.artifact import Artifact
+from openqwen.core.config import Config, Resolved
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its recipe table is its name, `inputs` and `optional` are the directories or files it reads."""
+
+    name: str
+    kind: str
+    section: str
+    about: str
+    config_path: str
+    run_path: str
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> type[Config]:
+        """The class of its settings (torch-free)."""
+        return _load(self.config_path)
+
+    def run(self, resolved: Resolved[Any], inputs: Mapping[str, Path], out: Path) -> Artifact:
+        """Runs the stage in this process; torch is loaded now if the stage needs it."""
+        runner: Callable[..., Artifact] = _load(self.run_path)
+        return runner(resolved, dict(inputs), out)
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "primer",
+            "primer",
+            "§2.1",
+            "write a small bilingual world with known truth",
+            "openqwen.data.primer.config:PrimerConfig",
+            "openqwen.data.primer.stage:run",
+            (),
+        ),
+        Stage(
+            "data",
+            "corpus",
+            "§2.1",
+            "turn raw documents into a clean corpus, each drop with its reason",
+            "openqwen.data.config:DataConfig",
+            "openqwen.data.stage:run",
+            (),
+            ("input", "primer"),
+        ),
+        Stage(
+            "tokenizer",
+            "tokenizer",
+            "§2.2",
+            "learn a byte-level BPE vocabulary",
+            "openqwen.tokenizer.config:TokenizerConfig",
+            "openqwen.tokenizer.stage:run",
+            ("corpus",),
+        ),
+        Stage(
+            "pack",
+            "tokens",
+            "§2.4",
+            "turn the corpus into memory-mapped token shards",
+            "openqwen.tokenizer.config:PackConfig",
+            "openqwen.tokenizer.pack:run",
+            ("corpus", "tokenizer"),
+        ),
+        Stage(
+            "pretrain",
+            "model",
+            "§2.4",
+            "train the base model on next-token prediction",
+            "openqwen.pretrain.config:PretrainConfig",
+            "openqwen.pretrain.loop:run",
+            ("tokens", "tokenizer"),
+            ("model",),
+        ),
+        Stage(
+            "extend",
+            "context",
+            "§2.5",
+            "measure perplexity against length with each context extension",
+            "openqwen.model.config:ExtendConfig",
+            "openqwen.model.extend:run",
+            ("model", "tokens"),
+        ),
+        Stage(
+            "sft",
+            "model",
+            "§3.1",
+            "teach the base model to converse",
+            "openqwen.sft.config:SFTConfig",
+            "openqwen.sft.loop:run",
+            ("model", "data"),
+            ("tools",),
+        ),
+        Stage(
+            "pmp",
+            "reward",
+            "§3.2.1",
+            "pretrain a preference model on many rough comparisons",
+            "openqwen.reward.config:RewardConfig",
+            "openqwen.reward.loop:run",
+            ("model", "pairs", "heldout"),
+        ),
+        Stage(
+            "reward",
+            "reward",
+            "§3.2.1",
+            "finetune it to a reward model on few clean ones",
+            "openqwen.reward.config:RewardConfig",
+            "openqwen.reward.loop:run",
+            ("model", "pairs", "heldout"),
+        ),
+        Stage(
+            "ppo",
+            "model",
+            "§3.2.2",
+            "raise the reward of the chat model with PPO",
+            "openqwen.rlhf.config:PPOConfig",
+            "openqwen.rlhf.loop:run",
+            ("policy", "reward", "prompts", "tokens"),
+        ),
+        Stage(
+            "agent",
+            "agent-eval",
+            "§3.4",
+            "let the chat model use tools and score it (Table 6)",
+            "openqwen.agent.config:AgentEvalConfig",
+            "openqwen.agent.stage:run",
+            ("model", "tools"),
+        ),
+        Stage(
+            "evals",
+            "evals",
+            "§2.6, §3.3",
+            "fill the report's tables for our models",
+            "openqwen.evals.config:EvalsConfig",
+            "openqwen.evals.stage:run",
+            ("base", "chat", "rlhf", "reward", "primer", "tokens"),
+        ),
+        Stage(
+            "report",
+            "report",
+            "all",
+            "put everything on one page",
+            "openqwen.report.config:ReportConfig",
+            "openqwen.report.stage:run",
+            (),
+        ),
+    )
+}
