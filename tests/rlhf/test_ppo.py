@@ -1,0 +1,233 @@
+"""Every function of rlhf/ppo.py against a slow twin written with Python loops from the definition."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+import torch
+
+from openqwen.rlhf import ppo
+
+B, R, V = 5, 7, 11
+LENGTHS = [7, 1, 3, 5, 2]
+
+
+def _mask() -> torch.Tensor:
+    return torch.arange(R)[None] < torch.tensor(LENGTHS)[:, None]
+
+
+def _random(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _ragged(x_BR: torch.Tensor) -> list[list[float]]:
+    """The real tokens only: the twins never see padding."""
+    return [row[:n] for row, n in zip(x_BR.tolist(), LENGTHS)]
+
+
+def _padded(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor([row + [0.0] * (R - len(row)) for row in rows], dtype=torch.float64)
+
+
+def _poisoned(x_BR: torch.Tensor) -> torch.Tensor:
+    """Padding filled with what must never be read."""
+    return torch.where(_mask(), x_BR, math.nan)
+
+
+@pytest.mark.parametrize("gamma,lam", [(1.0, 0.95), (0.9, 1.0), (0.7, 0.3), (1.0, 0.0)])
+def test_gae_is_the_discounted_sum_of_temporal_differences(gamma: float, lam: float) -> None:
+    rewards, values = _random(1, B, R), _random(2, B, R)
+    expected = []
+    for reward, value in zip(_ragged(rewards), _ragged(values)):
+        n = len(reward)
+        delta = [reward[t] + (gamma * value[t + 1] if t + 1 < n else 0.0) - value[t] for t in range(n)]
+        expected.append([sum((gamma * lam) ** (k - t) * delta[k] for k in range(t, n)) for t in range(n)])
+    advantages, returns = ppo.gae(_poisoned(rewards), _poisoned(values), _mask(), gamma, lam)
+    torch.testing.assert_close(advantages, _padded(expected))
+    sums = [[a + v for a, v in zip(x, y)] for x, y in zip(expected, _ragged(values))]
+    torch.testing.assert_close(returns, _padded(sums))
+
+
+def test_gae_with_lambda_one_returns_the_rewards_still_to_come() -> None:
+    rewards, values = _random(3, B, R), _random(4, B, R)
+    _, returns = ppo.gae(rewards, values, _mask(), 1.0, 1.0)
+    torch.testing.assert_close(
+        returns, _padded([[sum(r[t:]) for t in range(len(r))] for r in _ragged(rewards)])
+    )
+
+
+def test_whiten() -> None:
+    x = _random(5, B, R) * 3 + 2
+    flat = [v for row in _ragged(x) for v in row]
+    mean, std = statistics.fmean(flat), statistics.pstdev(flat)
+    expected = _padded([[(v - mean) / std for v in row] for row in _ragged(x)])
+    torch.testing.assert_close(ppo.whiten(_poisoned(x), _mask()), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_penalised_rewards_put_the_score_on_the_end_token_never_on_padding() -> None:
+    kl, score = _random(6, B, R), _random(7, B)
+    rows = [[-0.04 * k for k in row] for row in _ragged(kl)]
+    for row, s in zip(rows, score.tolist()):
+        row[-1] += s
+    torch.testing.assert_close(ppo.penalised_rewards(score, _poisoned(kl), _mask(), 0.04), _padded(rows))
+
+
+def test_policy_loss_and_clip_count() -> None:
+    logp, old, advantage = _random(8, B, R), _random(9, B, R), _random(10, B, R)
+    total, held = 0.0, 0
+    for new, before, gain in zip(_ragged(logp), _ragged(old), _ragged(advantage)):
+        for n, o, a in zip(new, before, gain):
+            ratio = math.exp(n - o)
+            clipped = min(max(ratio, 0.8), 1.2)
+            total += -min(ratio * a, clipped * a)
+            held += clipped * a < ratio * a
+    loss, count = ppo.policy_loss(_poisoned(logp), _poisoned(old), _poisoned(advantage), _mask(), 0.2, 23)
+    assert loss.item() == pytest.approx(total / 23, rel=1e-12)
+    assert count.item() == held > 0
+
+
+def test_policy_gradient_is_zero_where_the_clip_binds_and_minus_advantage_at_ratio_one() -> None:
+    old = torch.zeros(1, 3, dtype=torch.float64)
+    logp = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([[0.5, 2.0, -3.0]], dtype=torch.float64)
+    loss, _ = ppo.policy_loss(logp, old, advantage, torch.ones(1, 3, dtype=torch.bool), 0.2, 1)
+    (grad,) = torch.autograd.grad(loss, logp)
+    assert grad.tolist() == [[-0.5, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("clip", [0.15, None])
+def test_value_loss_and_clip_count(clip: float | None) -> None:
+    value, old, target = _random(11, B, R), _random(12, B, R), _random(13, B, R)
+    total, held = 0.0, 0
+    for new, before, goal in zip(_ragged(value), _ragged(old), _ragged(target)):
+        for v, o, g in zip(new, before, goal):
+            near = v if clip is None else min(max(v, o - clip), o + clip)
+            total += 0.5 * max((v - g) ** 2, (near - g) ** 2)
+            held += (near - g) ** 2 > (v - g) ** 2
+    loss, count = ppo.value_loss(_poisoned(value), _poisoned(old), _poisoned(target), _mask(), clip, 23)
+    assert loss.item() == pytest.approx(total / 23, rel=1e-12)
+    assert count.item() == held and (held > 0) == (clip is not None)
+
+
+def test_losses_of_micro_batches_add_up_to_the_loss_of_the_batch() -> None:
+    logp, old, advantage, mask = _random(8, B, R), _random(9, B, R), _random(10, B, R), _mask()
+    whole, _ = ppo.policy_loss(logp, old, advantage, mask, 0.2, sum(LENGTHS))
+    parts = [
+        ppo.policy_loss(logp[s], old[s], advantage[s], mask[s], 0.2, sum(LENGTHS))[0]
+        for s in (slice(0, 1), slice(1, 5))
+    ]
+    torch.testing.assert_close(whole, sum(parts))
+
+
+def test_both_kl_estimators_average_to_the_kl() -> None:
+    p, q = _random(14, V).softmax(0), _random(15, V).softmax(0)
+    exact = sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist()))
+    for estimator in (ppo.kl_k1, ppo.kl_k3):
+        assert (p * estimator(p.log(), q.log())).sum().item() == pytest.approx(exact, rel=1e-9)
+    assert (ppo.kl_k3(p.log(), q.log()) >= 0).all()
+    assert (ppo.kl_k1(p.log(), q.log()) < 0).any()
+
+
+def _slow_nucleus(logits: list[float], top_p: float) -> set[int]:
+    top = max(logits)
+    weights = [math.exp(x - top) for x in logits]
+    kept: set[int] = set()
+    mass = 0.0
+    for token in sorted(range(len(logits)), key=lambda i: (-logits[i], i)):
+        kept.add(token)
+        mass += weights[token] / sum(weights)
+        if mass >= top_p:
+            break
+    return kept
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 0.999, 1.0])
+def test_nucleus_truncated_logp_entropy_and_mass(top_p: float) -> None:
+    logits = _random(16, 13, V) * 2
+    support = ppo.nucleus(logits, top_p)
+    for row in range(len(logits)):
+        kept = _slow_nucleus(logits[row].tolist(), top_p) if top_p < 1 else set(range(V))
+        assert set(support[row].nonzero().flatten().tolist()) == kept
+        weights = {t: math.exp(logits[row, t].item()) for t in kept}
+        probs = {t: w / sum(weights.values()) for t, w in weights.items()}
+        for token in kept:
+            got = ppo.truncated_logp(logits[row : row + 1], support[row : row + 1], torch.tensor([token]))
+            assert got.item() == pytest.approx(math.log(probs[token]), rel=1e-9, abs=1e-12)
+        entropy = -sum(p * math.log(p) for p in probs.values())
+        assert ppo.truncated_entropy(logits, support)[row].item() == pytest.approx(entropy, abs=1e-9)
+        everything = sum(math.exp(x) for x in logits[row].tolist())
+        assert ppo.kept_mass(logits, support)[row].item() == pytest.approx(sum(weights.values()) / everything)
+
+
+def test_nucleus_ties_keep_the_lower_ids() -> None:
+    assert ppo.nucleus(torch.zeros(1, 4), 0.5).tolist() == [[True, True, False, False]]
+
+
+def test_the_naive_formula_is_off_by_exactly_the_kept_mass() -> None:
+    """Sampling from the nucleus but scoring with the full vocabulary multiplies the ratio by the kept mass."""
+    logits = _random(17, 29, V) * 2
+    support = ppo.nucleus(logits, 0.9)
+    tokens = torch.multinomial(
+        logits.masked_fill(~support, -math.inf).softmax(-1), 1, generator=torch.Generator().manual_seed(1)
+    )[:, 0]
+    behaviour = ppo.truncated_logp(logits, support, tokens)
+    naive = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    mass = ppo.kept_mass(logits, support)
+    torch.testing.assert_close((naive - behaviour).exp(), mass)
+    assert mass.min() >= 0.9 and mass.max() < 1.0
+
+
+def test_truncated_logp_gradient_stays_finite_and_off_the_dropped_tokens() -> None:
+    logits = _random(18, 3, V).requires_grad_()
+    support = ppo.nucleus(logits.detach(), 0.6)
+    tokens = logits.detach().argmax(-1)
+    objective = (
+        ppo.truncated_logp(logits, support, tokens).sum() + ppo.truncated_entropy(logits, support).sum()
+    )
+    (grad,) = torch.autograd.grad(objective, logits)
+    assert grad.isfinite().all()
+    assert (grad[~support] == 0).all() and (grad[support] != 0).any()
+
+
+def test_support_survives_its_sparse_form() -> None:
+    support = ppo.nucleus(_random(19, 17, V), 0.7)
+    sparse = ppo.Support.of(support)
+    assert torch.equal(sparse.dense(), support)
+    assert sparse.indices.dtype == torch.int32 and len(sparse.indices) == support.sum()
+
+
+def test_running_moments_equal_those_of_all_values_at_once() -> None:
+    rng = random.Random(3)
+    values = [rng.gauss(100.0, 3.0) for _ in range(57)]
+    moments = ppo.RunningMoments()
+    assert moments.std == 1.0
+    for start, stop in ((0, 1), (1, 1), (1, 20), (20, 57)):
+        moments = moments.update(values[start:stop])
+    assert moments.count == 57
+    assert moments.mean == pytest.approx(statistics.fmean(values), rel=1e-12)
+    assert moments.std == pytest.approx(statistics.pstdev(values), rel=1e-12)
+
+
+def test_explained_variance() -> None:
+    returns, mask = _random(20, B, R), _mask()
+    flat = [v for row in _ragged(returns) for v in row]
+    values = torch.where(mask, returns * 0.5, math.nan)
+    assert ppo.explained_variance(returns, returns, mask) == 1.0
+    assert ppo.explained_variance(torch.zeros_like(returns), returns, mask) == pytest.approx(0.0)
+    residual = statistics.pvariance([0.5 * v for v in flat])
+    expected = 1 - residual / statistics.pvariance(flat)
+    assert ppo.explained_variance(values, returns, mask) == pytest.approx(expected)
+    assert math.isnan(ppo.explained_variance(values, torch.ones_like(returns), mask))
+
+
+def test_flatten_and_unflatten_are_inverse_and_differentiable() -> None:
+    x, mask = _random(21, B, R), _mask()
+    flat = ppo.flatten(x, mask).requires_grad_()
+    assert flat.tolist() == [v for row in _ragged(x) for v in row]
+    back = ppo.unflatten(flat, mask)
+    torch.testing.assert_close(back, torch.where(mask, x, 0.0))
+    (grad,) = torch.autograd.grad(back.square().sum(), flat)
+    torch.testing.assert_close(grad, 2 * flat.detach())
