@@ -53,7 +53,7 @@ STEPS = (
         "data",
         "Raw pages to corpus",
         "§2.1",
-        "Web pages are mostly not text: extract, identify the language, drop duplicates, spam and leaked benchmarks, say why.",
+        "Web pages are mostly not text: extract, find the language, drop duplicates, spam and leaked benchmarks, say why.",
         {"primer": "primer"},
     ),
     Step(
@@ -85,7 +85,7 @@ STEPS = (
         "extend",
         "Longer than trained",
         "§2.5, Table 3",
-        "Without new training, NTK-aware rotation, LogN scaling and layer-wise windows keep long texts readable to the model.",
+        "Without new training, NTK-aware rotation, LogN scaling and layer-wise windows keep long texts readable.",
         {"model": "base", "tokens": "tokens"},
     ),
     Step(

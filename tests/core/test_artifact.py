@@ -1,0 +1,168 @@
+"""Artefact directories: DONE last, skipping, resuming, refusing; nothing half-written is taken for finished."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from openqwen.core import artifact
+from openqwen.core.artifact import (
+    current,
+    find,
+    input_content,
+    load,
+    read_jsonl,
+    stage_run,
+    write_atomic,
+    write_jsonl,
+)
+from openqwen.core.config import Config, Resolved, setting
+from openqwen.core.errors import DataError, OpenQwenError, UsageError
+
+
+class Small(Config):
+    seed: int = setting(0, source="ours")
+    size: int = setting(3, source="ours")
+
+
+def make(
+    path: Path, text: str = "hello", config: Small | None = None, inputs: dict | None = None
+) -> artifact.Artifact:
+    with stage_run(path, "thing", Resolved(config or Small(), {"size": "flag --size"}), inputs or {}) as run:
+        write_atomic(run.path / "result.txt", text)
+        metrics = run.open_metrics()
+        metrics.write(1, loss=2.5)
+        run.fact(answer=42)
+    return load(path, "thing")
+
+
+def test_a_finished_artifact_tells_its_story(tmp_path: Path) -> None:
+    made = make(tmp_path / "a")
+    manifest = made.manifest
+    assert manifest["facts"] == {"answer": 42} and manifest["seed"] == 0
+    assert list(manifest["outputs"]) == ["config.toml", "result.txt"]
+    assert json.loads((made.path / "origin.json").read_text()) == {"size": "flag --size"}
+    assert made.metrics == [{"step": 1, "loss": 2.5}]
+
+
+def test_content_follows_results_not_settings_or_time(tmp_path: Path) -> None:
+    first, second = make(tmp_path / "a"), make(tmp_path / "b", config=Small(size=4))
+    assert first.content == second.content and first.fingerprint != second.fingerprint
+    assert make(tmp_path / "c", "other").content != first.content
+
+
+def test_current_follows_settings_and_inputs(tmp_path: Path) -> None:
+    source = make(tmp_path / "source")
+    made = make(tmp_path / "made", inputs={"source": source})
+    assert current(made.path, "thing", Small(), {"source": source})
+    assert not current(made.path, "thing", Small(size=4), {"source": source})
+    changed = make(tmp_path / "source", "changed")
+    assert not current(made.path, "thing", Small(), {"source": changed})
+
+
+def test_a_failed_run_is_not_an_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), stage_run(tmp_path / "a", "thing", Resolved(Small(), {}), {}):
+        raise ZeroDivisionError
+    assert find(tmp_path / "a") is None
+    with pytest.raises(DataError, match="not finished"):
+        load(tmp_path / "a", "thing")
+
+
+def test_unfinished_run_of_the_same_settings_is_continued(tmp_path: Path) -> None:
+    for config, expected in (
+        (Small(), (False, False)),
+        (Small(), (True, True)),
+        (Small(size=9), (False, False)),
+    ):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            stage_run(tmp_path / "a", "thing", Resolved(config, {}), {}) as run,
+        ):
+            assert (run.resumed, (run.path / "part.txt").exists()) == expected
+            write_atomic(run.path / "part.txt", "x")
+            raise KeyboardInterrupt
+
+
+def test_wrong_kind_missing_and_damaged(tmp_path: Path) -> None:
+    made = make(tmp_path / "a")
+    with pytest.raises(DataError, match="is needed"):
+        load(made.path, "model")
+    with pytest.raises(DataError, match="no model artefact there"):
+        load(tmp_path / "nowhere", "model")
+    (made.path / "DONE").write_text("{torn")
+    with pytest.raises(DataError, match="damaged"):
+        find(made.path)
+
+
+def _hold(path: str, ready: multiprocessing.Event) -> None:  # type: ignore[valid-type]
+    with stage_run(Path(path), "thing", Resolved(Small(), {}), {}):
+        ready.set()  # type: ignore[attr-defined]
+        time.sleep(30)
+
+
+def test_two_writers_refuse_each_other_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path / "a"), ready))
+    holder.start()
+    assert ready.wait(10)
+    with (
+        pytest.raises(UsageError, match="another process"),
+        stage_run(tmp_path / "a", "thing", Resolved(Small(), {}), {}),
+    ):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert find(tmp_path / "a") is None
+    assert make(tmp_path / "a")
+
+
+def test_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(OpenQwenError, match="cannot write"),
+        stage_run(tmp_path / "file" / "a", "t", Resolved(Small(), {}), {}),
+    ):
+        pass
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    import errno
+
+    with (
+        pytest.raises(OpenQwenError, match="disk is full"),
+        stage_run(tmp_path / "a", "t", Resolved(Small(), {}), {}),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert find(tmp_path / "a") is None
+
+
+def test_too_little_disk_is_refused_before(tmp_path: Path) -> None:
+    with pytest.raises(OpenQwenError, match="too little disk"):
+        artifact.need_disk(tmp_path / "not" / "there", 1 << 60)
+
+
+def test_jsonl_keeps_odd_separators_and_names_bad_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    records = [{"t": "a\u2028b\u0085c"}, {"t": "二"}]
+    assert write_jsonl(path, records) == 2
+    assert list(read_jsonl(path)) == records
+    path.write_bytes(path.read_bytes() + b"{torn\n")
+    with pytest.raises(DataError) as caught:
+        list(read_jsonl(path))
+    assert caught.value.where == f"{path}:3"
+
+
+def test_a_folder_input_is_known_by_its_listing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("a")
+    before = input_content(tmp_path / "in")
+    assert input_content(tmp_path / "in") == before
+    (tmp_path / "in" / "b.txt").write_text("b")
+    assert input_content(tmp_path / "in") != before

@@ -1,0 +1,81 @@
+"""Metrics, console and token shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openqwen.core.console import Progress, duration
+from openqwen.core.errors import DataError, nearest
+from openqwen.core.metrics import Metrics, read_metrics
+from openqwen.core.shards import open_tokens
+
+
+def test_metrics_resume_drops_what_came_after(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in range(5):
+        metrics.write(step, loss=float(step), bad=float("nan"))
+    metrics.close()
+    path.write_text(path.read_text() + '{"step": 5, "lo')  # torn by a crash
+    again = Metrics(path, resume_step=2)
+    again.write(3, loss=9.0)
+    again.close()
+    records = read_metrics(path)
+    assert (
+        [r["step"] for r in records] == [0, 1, 2, 3]
+        and records[0]["bad"] is None
+        and records[3]["loss"] == 9.0
+    )
+
+
+def test_metrics_damaged_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+    with pytest.raises(json.JSONDecodeError):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (75, "1m15s"), (3700, "1h01m"), (-1, "0s")])
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_progress_line_has_rate_and_time_left() -> None:
+    bar = Progress("train", 100)
+    bar._tokens = 50_000
+    assert bar.line(50, 10.0, {"loss": 2.41234}) == "  train 50/100 50%  loss 2.412  5.0k tok/s  10s left"
+
+
+def test_nearest_name() -> None:
+    assert nearest("lrr", ["lr", "beta1"]) == "lr" and nearest("zzz", ["lr"]) is None
+
+
+def write_split(path: Path, shards: list[list[int]], ends: list[int]) -> None:
+    files = []
+    for i, ids in enumerate(shards):
+        np.array(ids, "<u2").tofile(path / f"train-{i:05d}.bin")
+        files.append({"name": f"train-{i:05d}.bin", "tokens": len(ids)})
+    np.save(path / "train.index.npy", np.array(ends, np.int64))
+    splits = {"train": {"files": files, "bytes": 10}}
+    (path / "shards.json").write_text(json.dumps({"dtype": "uint16", "splits": splits}))
+
+
+def test_slices_cross_shards(tmp_path: Path) -> None:
+    write_split(tmp_path, [[1, 2, 3], [4, 5], [6]], [2, 5, 6])
+    tokens = open_tokens(tmp_path)
+    assert len(tokens) == 6 and tokens.num_documents == 3
+    assert tokens.slice(1, 6).tolist() == [2, 3, 4, 5, 6] and tokens.slice(4, 4).tolist() == []
+    assert tokens.document(1).tolist() == [3, 4, 5]
+
+
+def test_truncated_shard_is_named(tmp_path: Path) -> None:
+    write_split(tmp_path, [[1, 2, 3]], [3])
+    (tmp_path / "train-00000.bin").write_bytes(b"\1\0")
+    with pytest.raises(DataError, match="6 bytes"):
+        open_tokens(tmp_path)
+    with pytest.raises(DataError, match="valid"):
+        open_tokens(tmp_path, "valid")

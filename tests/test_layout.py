@@ -1,0 +1,139 @@
+"""The structure is a decision: import directions, torch-free packages, sources of settings, size of modules."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openqwen.core.config import fields_without_source
+from openqwen.stages import STAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "openqwen"
+
+# package -> packages of ours it may import. cli and tour may import everything, nobody imports them.
+MAY = {
+    "core": set(),
+    "data": {"core"},
+    "tokenizer": {"core", "data"},
+    "chat": {"core", "data", "tokenizer"},
+    "model": {"core"},
+    "train": {"core", "model"},
+    "sandbox": {"core"},
+    "engine": {"core", "model", "tokenizer", "chat"},
+    "agent": {"core", "data", "model", "tokenizer", "chat", "engine", "sandbox"},
+    "serve": {"core", "model", "tokenizer", "chat", "engine", "agent"},
+    "pretrain": {"core", "data", "tokenizer", "chat", "model", "train"},
+    "sft": {"core", "data", "tokenizer", "chat", "model", "train"},
+    "reward": {"core", "data", "tokenizer", "chat", "model", "train"},
+    "rlhf": {"core", "data", "tokenizer", "chat", "model", "train", "engine"},
+    "evals": {"core", "data", "tokenizer", "chat", "model", "engine", "agent", "sandbox"},
+    "report": {"core"},
+    "stages": {"core"},
+}
+TORCH_FREE = ("core", "data", "tokenizer", "chat", "stages")
+
+
+def imports(path: Path) -> set[str]:
+    """Packages of ours that a module names in any import statement, lazy ones included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("openqwen.")}
+    return {name for name in found if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+
+
+def modules(package: str) -> list[Path]:
+    folder = PACKAGE / package
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{package}.py"]
+
+
+@pytest.mark.parametrize("package", sorted(MAY))
+def test_import_directions(package: str) -> None:
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(package)
+        for name in imports(path) - MAY[package] - {package}
+    }
+    assert not wrong
+
+
+def test_every_package_has_a_direction() -> None:
+    packages = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert packages - set(MAY) == {"cli"}
+
+
+def test_allowed_directions_have_no_cycle() -> None:
+    left = dict(MAY)
+    while left:
+        free = [name for name, needs in left.items() if not needs & left.keys()]
+        assert free, f"cycle among {sorted(left)}"
+        for name in free:
+            del left[name]
+
+
+@pytest.mark.parametrize("package", TORCH_FREE)
+def test_no_torch_below_the_model(package: str) -> None:
+    for path in modules(package):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] == "torch"], path
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules loaded after running some code in a fresh interpreter."""
+    code += "; import sys; print(' '.join(sorted({m.split('.')[0] for m in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_light_imports() -> None:
+    names = "core.artifact core.console data tokenizer chat chat.chatml model model.config train engine serve"
+    names += " agent evals sandbox report stages tour"
+    code = "import openqwen; " + "; ".join(f"import openqwen.{name}" for name in names.split())
+    assert "torch" not in loaded_by(code)
+
+
+def test_stage_settings_load_no_torch() -> None:
+    code = "from openqwen.stages import STAGES; [s.config for s in STAGES.values()]"
+    assert "torch" not in loaded_by(code)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_every_setting_names_its_source(name: str) -> None:
+    assert fields_without_source(STAGES[name].config) == []
+
+
+def test_every_module_says_what_it_does() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*.py")
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def test_nothing_is_pickled() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import) and {"pickle", "shelve", "dill"} & {a.name for a in node.names}:
+                wrong.append(str(path))
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and (node.func.value.id, node.func.attr) in {("torch", "load"), ("torch", "save")}
+            ):
+                wrong.append(str(path))
+    assert wrong == []
