@@ -1,0 +1,48 @@
+"""Settings of the optimizer and of the learning-rate schedule. No torch.
+
+Report §2.4: AdamW with beta1 0.9, beta2 0.95, eps 1e-8; cosine schedule that ends at 10 % of the peak; Table 1: peak
+3e-4 at all sizes. The tech memo of August 2023 adds weight decay 0.1, clipping at 1.0 and 2,000 warm-up steps.
+The number of bad steps tolerated is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from openqwen.core.config import Config, Count, setting
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class OptimConfig(Config):
+    """AdamW as the report sets it."""
+
+    lr: float = setting(3e-4, source="report Table 1", doc="peak learning rate", gt=0)
+    beta1: float = setting(0.9, source="report §2.4", doc="decay of the mean of gradients", ge=0, lt=1)
+    beta2: float = setting(0.95, source="report §2.4", doc="decay of the mean of their squares", ge=0, lt=1)
+    eps: float = setting(1e-8, source="report §2.4", doc="added to the denominator (tech memo: 1e-6)", gt=0)
+    weight_decay: float = setting(0.1, source="tech memo", doc="on matrices only", ge=0)
+    clip: float = setting(1.0, source="tech memo", doc="largest gradient norm", gt=0)
+    max_bad_steps: int = setting(
+        20,
+        source="ours",
+        doc="skipped steps in a row (loss or gradient not finite) before the run stops",
+        ge=1,
+    )
+
+
+class ScheduleConfig(Config):
+    """Learning rate over the steps of a run."""
+
+    shape: Literal["cosine", "constant"] = setting("cosine", source="report §2.4", doc="after the warm-up")
+    warmup_steps: Count = setting(2000, source="tech memo", doc="linear rise from zero", ge=0)
+    warmup_share: float | None = setting(
+        None, source="ours", doc="warm-up as a share of all steps, instead of warmup_steps", ge=0, le=1
+    )
+    final_share: float = setting(
+        0.1, source="report §2.4", doc="cosine ends at this share of the peak", ge=0, le=1
+    )
+
+    def warmup(self, total_steps: int) -> int:
+        """Warm-up steps of a run of `total_steps`."""
+        return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * total_steps)

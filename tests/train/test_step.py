@@ -1,0 +1,156 @@
+"""Optimizer groups, schedule, guarded steps, formulas."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.flop_counter import FlopCounterMode
+
+from openqwen.core.config import fields_without_source
+from openqwen.core.errors import Interrupted, OpenQwenError
+from openqwen.train import flops, precision
+from openqwen.train.config import OptimConfig, ScheduleConfig
+from openqwen.train.optimizer import make_optimizer
+from openqwen.train.schedule import lr_at, set_lr
+from openqwen.train.signals import stop_on_signal
+from openqwen.train.step import Guard, clip_and_step
+
+
+def test_settings_have_sources_and_the_reports_values() -> None:
+    assert not fields_without_source(OptimConfig) and not fields_without_source(ScheduleConfig)
+    optim = OptimConfig()
+    assert (optim.beta1, optim.beta2, optim.eps) == (0.9, 0.95, 1e-8)
+    assert (optim.weight_decay, optim.clip, optim.lr) == (0.1, 1.0, 3e-4)
+    assert (ScheduleConfig().shape, ScheduleConfig().final_share) == ("cosine", 0.1)
+
+
+def test_only_matrices_decay() -> None:
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 3), nn.LayerNorm(3))
+    decayed, kept = make_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    assert {p.shape for p in decayed["params"]} == {(7, 5), (3, 5)} and decayed["weight_decay"] == 0.3
+    assert all(p.ndim == 1 for p in kept["params"]) and kept["weight_decay"] == 0.0
+    assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = nn.Linear(5, 3)
+    model.bias.requires_grad_(False)
+    assert [p.shape for g in make_optimizer(model, OptimConfig()).param_groups for p in g["params"]] == [
+        (3, 5)
+    ]
+
+
+def test_cosine_equals_torchs_after_the_warmup() -> None:
+    schedule = ScheduleConfig(warmup_steps=10)
+    ours = [lr_at(step, 110, 2.0, schedule) for step in range(110)]
+    assert ours[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    torchs = CosineAnnealingLR(optimizer, T_max=100, eta_min=0.2)
+    for step in range(10, 110):
+        optimizer.step()
+        torchs.step()
+        assert ours[step] == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert ours[-1] == pytest.approx(0.2)
+    assert lr_at(10**6, 110, 2.0, schedule) == pytest.approx(0.2)  # beyond the end: stays
+
+
+def test_constant_with_and_without_warmup() -> None:
+    assert lr_at(0, 10, 3e-6, ScheduleConfig(shape="constant", warmup_steps=0)) == 3e-6
+    share = ScheduleConfig(shape="constant", warmup_share=0.03)
+    assert share.warmup(1000) == 30
+    assert lr_at(14, 1000, 1.0, share) == pytest.approx(0.5)
+    assert lr_at(999, 1000, 1.0, share) == 1.0
+
+
+def one_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, guard: Guard, x: float, step: int = 0
+) -> float:
+    set_lr(optimizer, 0.1)
+    loss = model(torch.full((1, 2), x)).sum()
+    loss.backward()
+    return clip_and_step(optimizer, loss, OptimConfig(clip=1.0, max_bad_steps=3), guard, step=step)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_step_is_skipped_and_the_next_is_not(bad: float) -> None:
+    model = nn.Linear(2, 2)
+    optimizer, guard = make_optimizer(model, OptimConfig()), Guard(limit=3)
+    one_step(model, optimizer, guard, 1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    one_step(model, optimizer, guard, bad)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+    assert (guard.skipped, guard.in_a_row) == (1, 1)
+    one_step(model, optimizer, guard, 1.0)
+    assert all(not torch.equal(a, b) and b.isfinite().all() for a, b in zip(before, model.parameters()))
+    assert (guard.skipped, guard.in_a_row) == (1, 0)
+
+
+def test_too_many_bad_steps_stop_the_run() -> None:
+    model = nn.Linear(2, 2)
+    optimizer, guard = make_optimizer(model, OptimConfig()), Guard(limit=3)
+    one_step(model, optimizer, guard, math.nan)
+    restored = Guard(limit=3)
+    restored.restore(guard.state())
+    one_step(model, optimizer, restored, math.nan)
+    with pytest.raises(OpenQwenError, match="3 steps in a row") as caught:
+        one_step(model, optimizer, restored, math.nan, step=41)
+    assert "step 41" in str(caught.value) and "optim.lr" in str(caught.value)
+
+
+def test_clipping_scales_to_the_norm() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    (weight * torch.tensor([3.0, 0.0, 4.0])).sum().backward()
+    assert clip_and_step(optimizer, 0.0, OptimConfig(clip=1.0), Guard(3), step=0) == pytest.approx(5.0)
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.6, 0.0, -0.8]))
+    assert weight.grad is None
+
+
+def test_parameter_counts_of_the_released_models() -> None:
+    assert flops.num_parameters(2048, 24, 5504, 151936) == 1_836_828_672
+    assert flops.num_parameters(5120, 40, 13696, 152064) == 14_167_290_880
+
+
+def test_flops_formula_equals_torchs_count() -> None:
+    hidden, ffn, vocab, context, heads = 12, 20, 31, 7, 3
+    qkv, out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
+    up, gate, down = nn.Linear(hidden, ffn), nn.Linear(hidden, ffn), nn.Linear(ffn, hidden)
+    head = nn.Linear(hidden, vocab)
+    x = torch.randn(2, context, hidden, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        q, k, v = (t.view(2, context, heads, -1).transpose(1, 2) for t in qkv(x).split(hidden, -1))
+        scores = (q @ k.transpose(-1, -2)).softmax(-1)
+        h = out((scores @ v).transpose(1, 2).reshape(2, context, hidden))
+        head(down(up(h) * gate(h))).sum().backward()
+    ours = flops.flops_per_token(hidden, 1, ffn, vocab, context, causal=False)
+    assert counter.get_total_flops() == ours * 2 * context
+    assert flops.flops_per_token(hidden, 1, ffn, vocab, context, causal=False, backward=False) == ours / 3
+    assert ours - flops.flops_per_token(hidden, 1, ffn, vocab, context) == 6 * hidden * context
+    assert flops.mfu(1000, 1e9, 4e12) == 0.25
+
+
+def test_precision() -> None:
+    assert precision.pick_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+    with precision.autocast(torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with precision.autocast(torch.float32):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_a_signal_is_noted_and_handlers_are_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with stop_on_signal() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+        error = stop.interrupted("pretraining")
+        assert isinstance(error, Interrupted) and error.exit_code == 130 and "SIGTERM" in str(error)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
