@@ -11,8 +11,8 @@ Report §2.5 says what must be right beyond the training length; the layout is o
 
 `mask` (B, T) marks the real tokens among the new ones, padding on either side; only real tokens are kept, and a
 token's position is its index among the real tokens of its row. Attention is causal, also among the new tokens.
-Rows 0, 1, ..., n-1 in order are used in place; any other selection copies keys and values at every call, so keep
-the running rows at the front. `cache=cache` means all rows. Room grows by doubling when a row needs it.
+Rows side by side in order (r, r+1, ..., r+n-1) are used in place; any other selection copies keys and values at every
+call, so keep the running rows together. `cache=cache` means all rows. Room grows by doubling when a row needs it.
 
 Crossing a chunk of dynamic NTK (max_length, 2x, 4x, ...) while decoding, `mode` decides:
   "exact"     the row is computed anew with the new RoPE base, so each call equals a full prefill of the row;
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from openqwen.model.config import DecodeMode, Extension, ModelConfig
+from openqwen.model.context import crosses_chunk
 
 
 class KVCache:
@@ -109,13 +110,43 @@ class CacheRows:
     def __init__(self, cache: KVCache, rows: Sequence[int]) -> None:
         self.cache, self.rows = cache, list(rows)
         assert len(set(self.rows)) == len(self.rows), "a row may stand only once in a batch"
-        self.in_place = self.rows == list(range(len(self.rows)))
+        first = self.rows[0] if self.rows else 0
+        self.block = slice(first, first + len(self.rows))  # rows side by side are read where they lie
+        self.in_place = self.rows == list(range(self.block.start, self.block.stop))
         self.index = torch.tensor(self.rows, device=cache.device)  # (B,)
 
     @property
     def lengths(self) -> list[int]:
         """Tokens held by each row of the batch before this call."""
         return [self.cache.lengths[row] for row in self.rows]
+
+    @property
+    def rope_lengths(self) -> list[int]:
+        """The length each row's RoPE base is chosen for (known after `begin`)."""
+        return [self.cache.rope_lengths[row] for row in self.rows]
+
+    def part(self, places: Sequence[int]) -> CacheRows:
+        """The same rows, only those at some places of the batch."""
+        return CacheRows(self.cache, [self.rows[b] for b in places])
+
+    def crossing(self, ids: Tensor, mask: Tensor | None) -> list[int]:
+        """Places in the batch whose row enters a new chunk of dynamic NTK with these tokens, in exact mode."""
+        cache = self.cache
+        if cache.mode == "released" or not cache.extension.dynamic_ntk or max(self.lengths) == 0:
+            return []
+        counts = [ids.shape[1]] * len(ids) if mask is None else mask.sum(1).tolist()
+        return [
+            b
+            for b, (row, new) in enumerate(zip(self.rows, counts))
+            if crosses_chunk(cache.config, cache.extension, cache.rope_lengths[row], cache.lengths[row] + new)
+        ]
+
+    def take(self, place: int) -> Tensor:
+        """Frees the row at a place of the batch and returns its token ids (N,)."""
+        row = self.rows[place]
+        ids = self.cache.ids[row, : self.cache.lengths[row]].clone()
+        self.cache.free(row)
+        return ids
 
     def begin(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Makes room and remembers the tokens. ids, mask (B, T) -> positions (B, T) of the tokens in their rows."""
@@ -140,6 +171,7 @@ class CacheRows:
         for row, total in zip(self.rows, self.total):
             if cache.lengths[row] == 0 or cache.mode == "exact":
                 cache.rope_lengths[row] = total
+            # In exact mode a change of chunk has been dealt with before: the base is the same for both lengths.
         return positions
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +184,7 @@ class CacheRows:
             flat = flat[self.taken]
         store.view(-1, *store.shape[2:]).index_copy_(0, self.slots, flat.to(store.dtype))
         if self.in_place:
-            return store[: len(self.rows), : self.visible]
+            return store[self.block, : self.visible]
         return store[:, : self.visible].index_select(0, self.index)
 
     def commit(self) -> None:

@@ -28,8 +28,12 @@ def layer_windows(max_length: int, num_layers: int) -> tuple[int, ...]:
 class Extension(Config):
     """Context extension as a value that travels with a call: nothing of it lives in the model's modules."""
 
-    dynamic_ntk: bool = setting(False, source="report §2.5", doc="scale the RoPE base in chunks of the length")
-    logn: bool = setting(False, source="report §2.5", doc="scale queries by log of position over training length")
+    dynamic_ntk: bool = setting(
+        False, source="report §2.5", doc="scale the RoPE base in chunks of the length"
+    )
+    logn: bool = setting(
+        False, source="report §2.5", doc="scale queries by log of position over training length"
+    )
     windows: tuple[int, ...] | None = setting(
         None, source="ours", doc="attention window of each layer in tokens; the report gives no sizes"
     )
@@ -48,12 +52,18 @@ class ModelConfig(Config):
     ffn_size: Count | None = setting(
         None, source="report §2.3", doc="None: 8/3 of hidden_size, rounded up to a multiple of 128", gt=0
     )
-    max_length: Count = setting(2048, source="report §2.4", doc="training length; NTK and LogN count from it", gt=1)
+    max_length: Count = setting(
+        2048, source="report §2.4", doc="training length; NTK and LogN count from it", gt=1
+    )
     rope_base: float = setting(10000.0, source="released config", gt=1)
     norm_eps: float = setting(1e-6, source="released config", gt=0)
     init_std: float = setting(0.02, source="released config", gt=0)
     dropout: float = setting(
-        0.0, source="report §2.3", doc="after embedding and on each residual branch, while training", ge=0, lt=1
+        0.0,
+        source="report §2.3",
+        doc="after embedding and on each residual branch, while training",
+        ge=0,
+        lt=1,
     )
     dynamic_ntk: bool = setting(True, source="released config", doc="on at inference, never while training")
     logn: bool = setting(True, source="released config", doc="on at inference, never while training")
@@ -64,7 +74,9 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} does not split into {self.num_heads} even heads")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_heads} even heads"
+            )
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
         if self.windows is not None and (len(self.windows) != self.num_layers or min(self.windows) < 1):

@@ -1,0 +1,261 @@
+"""The whole forward pass: token ids in, logits out.
+
+Report §2.3, Table 1; §2.5 enters as `LayerContext` values (context.py). The report's: untied embedding and head,
+RMSNorm before attention and feed-forward, RoPE with fp32 frequencies, biases on query, key and value only, SwiGLU
+with an FFN of 8/3 of the width. From the released configuration: the init table. Ours: where dropout stands (the
+report trains chat models with 0.1 and does not say where): after the embedding and on both branches of a block.
+
+B batch, T time, S keys seen, C hidden, H heads, K key/value heads, D head dim, F ffn, V vocabulary.
+
+    init_weights          embed, head, qkv, gate, up     N(0, 0.02)
+                          out, down                      N(0, 0.02 / sqrt(2 x layers))
+                          biases 0, norms 1
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openqwen.model.cache import CacheRows, KVCache
+from openqwen.model.config import Extension, ModelConfig
+from openqwen.model.context import (
+    LayerContext,
+    is_right_padded,
+    layer_contexts,
+    plain_context,
+    segment_positions,
+    visible,
+)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, normalised in fp32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))  # (C,)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return y.to(x.dtype) * self.weight
+
+
+class Linear(nn.Linear):
+    """nn.Linear that leaves its weights to `Qwen.init_weights` instead of drawing from the global generator."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding that leaves its weights to `Qwen.init_weights`."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on (B, T, H, D): dimension j turns with dimension j + D/2. cos, sin (B, T, 1, D/2) fp32."""
+    first, second = x.float().chunk(2, dim=-1)  # (B, T, H, D/2) each
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, context: LayerContext) -> Tensor:
+    """q (B, T, H, D), k and v (B, S, K, D) -> (B, T, H, D): softmax(q k / sqrt(D)) v under the context's mask."""
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=context.mask,
+        is_causal=context.causal and q.shape[1] > 1,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )  # (B, H, T, D)
+    return out.transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for query, key and value."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.kv_heads, self.head_dim = config.num_heads, config.kv_heads, config.head_dim
+        width = (self.num_heads + 2 * self.kv_heads) * self.head_dim
+        self.qkv = Linear(config.hidden_size, width, bias=True)
+        self.out = Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, context: LayerContext, rows: CacheRows | None, layer: int) -> Tensor:
+        B, T, C = x.shape
+        H, K = self.num_heads, self.kv_heads
+        qk, v = self.qkv(x).view(B, T, H + 2 * K, self.head_dim).split((H + K, K), dim=2)
+        q, k = rotate(qk, context.cos, context.sin).split((H, K), dim=2)  # (B, T, H, D), (B, T, K, D)
+        if context.query_scale is not None:
+            q = q * context.query_scale.to(q.dtype)
+        if rows is not None:
+            k, v = rows.append(layer, k, v)  # (B, S, K, D)
+        return self.out(attend(q, k, v, context).reshape(B, T, C))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.hidden_size, config.ffn, bias=False)
+        self.up = Linear(config.hidden_size, config.ffn, bias=False)
+        self.down = Linear(config.ffn, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attn = Attention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = SwiGLU(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, context: LayerContext, rows: CacheRows | None, layer: int) -> Tensor:
+        x = x + self.dropout(self.attn(self.attn_norm(x), context, rows, layer))  # (B, T, C)
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Qwen(nn.Module):
+    """The base language model. A new one holds `init_weights(0)`, except on the meta device."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        if self.embed.weight.device.type != "meta":
+            self.init_weights(0)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Draws all weights by the table at the top of this file; the same seed gives the same model everywhere."""
+        generator = torch.Generator().manual_seed(seed)
+        std, residual_std = self.config.init_std, self.config.init_std / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            else:
+                spread = residual_std if name.endswith(("attn.out.weight", "mlp.down.weight")) else std
+                drawn = torch.empty(parameter.shape, dtype=torch.float32)
+                parameter.copy_(drawn.normal_(0.0, spread, generator=generator))
+
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | CacheRows | None = None,
+        extension: Extension | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of ids (B, T) int64; the arguments are those of `hidden`."""
+        return self.head(self.hidden(ids, mask, segments, cache, extension))
+
+    def hidden(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | CacheRows | None = None,
+        extension: Extension | None = None,
+    ) -> Tensor:
+        """(B, T, C) after the final norm, what the head reads.
+
+        mask (B, T) bool: True marks real tokens, padding may be on either side; outputs at padding mean nothing.
+        segments (B, T): several samples in one row; a token sees its own segment only, positions restart in each.
+        cache: the ids continue the cache's rows (see cache.py); its own extension holds.
+        extension: None is what the config says, and none at all while training, as in the report.
+        """
+        rows = cache.select(range(cache.num_rows)) if isinstance(cache, KVCache) else cache
+        if rows is not None:
+            assert segments is None and extension is None, "a cache brings its own rows and extension"
+            crossing = rows.crossing(ids, mask)
+            if crossing:
+                return self._across_chunk(ids, mask, rows, crossing)
+        if extension is None:
+            extension = Extension() if self.training else self.config.extension
+        contexts = self._contexts(ids, mask, segments, rows, extension)
+        x = self.dropout(self.embed(ids))  # (B, T, C)
+        for layer, (block, context) in enumerate(zip(self.blocks, contexts)):
+            x = block(x, context, rows, layer)
+        if rows is not None:
+            rows.commit()
+        return self.norm(x)
+
+    def _contexts(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        segments: Tensor | None,
+        rows: CacheRows | None,
+        extension: Extension,
+    ) -> list[LayerContext]:
+        """What each layer must know about positions, by the cheapest way that is right for the arguments."""
+        T, device = ids.shape[1], ids.device
+        if rows is not None:
+            return self._cached_contexts(ids, mask, rows)
+        if segments is not None:
+            positions, lengths = segment_positions(segments)  # (B, T) each
+            seen = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
+            if mask is not None:
+                seen = seen & mask[:, None, :]
+        elif mask is None:
+            return plain_context(self.config, extension, T, device)
+        else:
+            lengths = mask.sum(1, keepdim=True)  # (B, 1)
+            if is_right_padded(mask):
+                if T <= self.config.max_length and extension.windows is None:
+                    return plain_context(self.config, extension, T, device)
+                positions, seen = torch.arange(T, device=device).expand_as(ids), None
+            else:
+                positions, seen = (mask.cumsum(1) - 1).clamp(min=0), mask[:, None, :]
+        causal = seen is None
+        if seen is not None:
+            order = torch.arange(T, device=device)[None]
+            seen = seen & visible(order, order, None)
+            seen = seen | torch.eye(
+                T, dtype=torch.bool, device=device
+            )  # padding sees itself: no empty softmax
+        return layer_contexts(
+            self.config, extension, positions, lengths, seen, causal, int(lengths.max()), positions
+        )
+
+    def _cached_contexts(self, ids: Tensor, mask: Tensor | None, rows: CacheRows) -> list[LayerContext]:
+        fresh = max(rows.lengths) == 0 and mask is None
+        positions = rows.begin(ids, mask)  # (B, T)
+        keys = torch.arange(rows.visible, device=ids.device)[None]  # (1, S)
+        level = fresh or (ids.shape[1] == 1 and min(rows.total) == rows.visible)
+        seen = None if level else visible(positions, keys, None)  # (B, T, S)
+        lengths = torch.tensor(rows.rope_lengths, device=ids.device)[:, None]  # (B, 1)
+        return layer_contexts(
+            self.config, rows.cache.extension, positions, lengths, seen, fresh, max(rows.total), keys
+        )
+
+    def _across_chunk(self, ids: Tensor, mask: Tensor | None, rows: CacheRows, crossing: list[int]) -> Tensor:
+        """Exact decoding when some rows enter a new chunk: those are computed anew from their first token."""
+        out = self.embed.weight.new_zeros(*ids.shape, self.config.hidden_size)  # (B, T, C)
+        stay = [b for b in range(len(ids)) if b not in crossing]
+        if stay:
+            kept = None if mask is None else mask[stay]
+            out[stay] = self.hidden(ids[stay], kept, cache=rows.part(stay)).to(out.dtype)
+        for b in crossing:
+            real = torch.ones_like(ids[b], dtype=torch.bool) if mask is None else mask[b]
+            whole = torch.cat((rows.take(b).to(ids.device), ids[b][real]))  # (N,)
+            h = self.hidden(whole[None], cache=rows.part([b]))  # (1, N, C)
+            out[b, real] = h[0, -int(real.sum()) :].to(out.dtype)
+        return out
