@@ -1,0 +1,9 @@
+"""Runs generated programs where they can do no harm, or refuses.
+
+Report §3.4 and §4.3 need generated code to run; how to contain it is ours. A backend is chosen by probing
+what it really contains, never by a binary's presence; when none passes, nothing is executed.
+"""
+
+from openqwen.sandbox.run import LANGUAGES, Result, backend, run_program
+
+__all__ = ["LANGUAGES", "Result", "backend", "run_program"]

@@ -1,0 +1,328 @@
+"""One program, one sandbox: bubblewrap with a system-call filter, resource limits and a watchdog.
+
+Ours. The program sees a read-only /usr and interpreter, an empty /work and /tmp in memory, no network, no
+other process, no environment. Run as root, bubblewrap's user namespace would leave the kernel's user at 0, so
+there the program becomes an unprivileged user for real (setpriv) before it starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from openqwen.core.errors import MissingTool, UsageError
+from openqwen.sandbox import seccomp
+
+Reason = Literal["ok", "error", "timeout", "output-limit"]
+OUTPUT_LIMIT = 1 << 20  # bytes of stdout, and of stderr, that are kept; more ends the program
+_FILE_LIMIT = 32 << 20  # bytes of any one file
+_TMPFS_LIMIT = 64 << 20  # bytes of /work and of /tmp
+_PROCESSES = 64
+_FIRST_UID = 64000  # unprivileged users for runs as root; no account has these numbers
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program did. exit_code is None when it was stopped."""
+
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    reason: Reason
+    seconds: float
+
+    @property
+    def timed_out(self) -> bool:
+        return self.reason == "timeout"
+
+
+def _python(path: str) -> list[str]:
+    # -I: no user site, no environment, no script folder on the path. -S: only the standard library.
+    return [os.path.realpath(sys.executable), "-I", "-S", path]
+
+
+LANGUAGES: Mapping[str, tuple[str, Callable[[str], list[str]]]] = {"python": ("program.py", _python)}
+
+
+def run_program(
+    code: str,
+    *,
+    language: str = "python",
+    stdin: str = "",
+    time_limit: float = 5.0,
+    memory_mb: int = 512,
+) -> Result:
+    """Runs a program to its end or its limit and returns what it printed.
+
+    time_limit: wall-clock seconds. memory_mb: data of any one process. Raises MissingTool when no sandbox of
+    this machine passes the probes, UsageError for a language that is not in LANGUAGES.
+    """
+    name = backend()
+    if name is None:
+        raise MissingTool(
+            "no sandbox of this machine passes the probes, so generated code is not run",
+            where="; ".join(failures()),
+            fix="apt install bubblewrap (Linux); check with openqwen doctor",
+        )
+    return _run(name, code, language, stdin, time_limit, memory_mb)
+
+
+@functools.cache
+def backend() -> str | None:
+    """The backend whose containment was just proven by probes: "bwrap", "bwrap-root", or None."""
+    return None if failures() else _candidate()
+
+
+@functools.cache
+def failures() -> tuple[str, ...]:
+    """What the probes found wrong, in words; empty if everything is contained."""
+    if sys.platform != "linux":
+        return (f"no sandbox for {sys.platform} yet",)
+    wanted = ("bwrap", "prlimit", *(("setpriv",) if os.geteuid() == 0 else ()))
+    if missing := [tool for tool in wanted if shutil.which(tool) is None]:
+        return tuple(f"{tool} is not installed" for tool in missing)
+    return _probe(_candidate())
+
+
+def _candidate() -> str:
+    return "bwrap-root" if os.geteuid() == 0 else "bwrap"
+
+
+_PROBES = """
+import ctypes, json, os, socket
+secret, port = json.loads(input())
+found = {}
+def attempt(name, action):
+    try:
+        found[name] = bool(action())
+    except OSError:
+        found[name] = False
+def connect():
+    socket.create_connection(("127.0.0.1", port), 1).close()
+    return True
+def write(path):
+    with open(path, "w") as file:
+        file.write("x")
+    return True
+attempt("reads a file of the host", lambda: open(secret).read())
+attempt("writes to the system", lambda: write("/usr/probe"))
+attempt("writes to the interpreter's folder", lambda: write(os.path.join(os.path.dirname(os.__file__), "probe")))
+attempt("reaches the network", connect)
+attempt("sees the caller's environment", lambda: b"OPENQWEN_PROBE" in open("/proc/1/environ", "rb").read())
+attempt("is root", lambda: os.getuid() == 0)
+attempt("sees other processes", lambda: sum(n.isdigit() for n in os.listdir("/proc")) > 8)
+attempt("writes kernel settings", lambda: os.access("/proc/sys/kernel/core_pattern", os.W_OK))
+attempt("makes a namespace", lambda: ctypes.CDLL(None).unshare(0x10000000) == 0)
+attempt("cannot write its own folder", lambda: not write("/work/probe"))
+print(json.dumps([name for name, yes in found.items() if yes]))
+"""
+
+
+def _probe(name: str) -> tuple[str, ...]:
+    """Runs the probes inside the backend; every probe that succeeds is an escape."""
+    with (
+        tempfile.NamedTemporaryFile("w", prefix="openqwen-probe-") as secret,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        secret.write("secret")
+        secret.flush()
+        os.chmod(secret.name, 0o644)
+        question = json.dumps([secret.name, server.getsockname()[1]]) + "\n"
+        result = _run(name, _PROBES, "python", question, 10.0, 256)
+    if result.exit_code != 0:
+        last = (result.stderr.strip() or result.reason).split("\n")[-1]
+        return (f"{name} does not start: {last}",)
+    return tuple(f"{name}: {escape}" for escape in json.loads(result.stdout))
+
+
+def _run(name: str, code: str, language: str, stdin: str, time_limit: float, memory_mb: int) -> Result:
+    if language not in LANGUAGES:
+        raise UsageError(f"no interpreter for {language!r}", fix=f"use one of: {', '.join(LANGUAGES)}")
+    file_name, command = LANGUAGES[language]
+    with _unlinked(code.encode("utf-8", "replace")) as program, _unlinked(seccomp.program()) as rules:
+        arguments = [
+            *_isolation(name),
+            *("--perms", "0444", "--ro-bind-data", str(program.fileno()), f"/work/{file_name}"),
+            *("--seccomp", str(rules.fileno()), "--"),
+            *_demotion(name),
+            *_limits(time_limit, memory_mb),
+            *command(f"/work/{file_name}"),
+        ]
+        began = time.monotonic()
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={},  # bubblewrap's own environment would be readable in /proc/1/environ
+            pass_fds=(program.fileno(), rules.fileno()),
+            start_new_session=True,
+        )
+        with process:
+            out, err, reason = _watch(process, stdin.encode("utf-8", "replace"), began + time_limit)
+            exit_code = process.wait()
+    seconds = time.monotonic() - began
+    if reason == "ok" and exit_code != 0:
+        reason = "error"
+    stopped = reason in ("timeout", "output-limit")
+    return Result(None if stopped else exit_code, out, err, reason, seconds)
+
+
+def _unlinked(data: bytes) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the caller, who closes it
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+def _isolation(name: str) -> list[str]:
+    """bubblewrap's arguments up to the program's own file."""
+    arguments = [_tool("bwrap"), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    arguments += [
+        "--unshare-cgroup-try",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        "--cap-drop",
+        "ALL",
+    ]
+    if name == "bwrap":
+        arguments += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
+    else:  # only what setpriv needs to give everything up
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            arguments += ["--cap-add", capability]
+    arguments += [
+        "--setenv",
+        "PATH",
+        "/usr/bin:/bin",
+        "--setenv",
+        "HOME",
+        "/work",
+        "--setenv",
+        "LANG",
+        "C.UTF-8",
+    ]
+    arguments += ["--ro-bind", "/usr", "/usr"]
+    for link in ("lib", "lib64", "bin", "sbin"):
+        if Path("/", link).is_symlink():
+            arguments += ["--symlink", f"usr/{link}", f"/{link}"]
+        elif Path("/", link).is_dir():
+            arguments += ["--ro-bind", f"/{link}", f"/{link}"]
+    arguments += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    arguments += _interpreter()
+    arguments += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        str(16 << 20),
+        "--tmpfs",
+        "/dev/shm",
+        "--remount-ro",
+        "/dev",
+    ]
+    for folder in ("/tmp", "/work"):
+        arguments += ["--perms", "1777", "--size", str(_TMPFS_LIMIT), "--tmpfs", folder]
+    return [*arguments, "--chdir", "/work"]
+
+
+def _interpreter() -> list[str]:
+    """Binds the running Python at its own path, with parents that any user may pass."""
+    prefix = Path(os.path.realpath(sys.base_prefix))
+    if prefix == Path("/usr") or Path("/usr") in prefix.parents:
+        return []
+    arguments: list[str] = []
+    for parent in reversed(prefix.parents[:-1]):
+        arguments += ["--perms", "0755", "--dir", str(parent)]
+    return [*arguments, "--ro-bind", str(prefix), str(prefix)]
+
+
+def _demotion(name: str) -> list[str]:
+    """As root: becomes a user without name, groups or capabilities. One number per process of ours."""
+    if name == "bwrap":
+        return []
+    user = str(_FIRST_UID + os.getpid() % 1000)
+    gone = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    return [_tool("setpriv"), "--reuid", user, "--regid", user, *gone]
+
+
+def _limits(time_limit: float, memory_mb: int) -> list[str]:
+    return [
+        _tool("prlimit"),
+        f"--nproc={_PROCESSES}",
+        f"--data={memory_mb << 20}",
+        f"--fsize={_FILE_LIMIT}",
+        "--nofile=128",
+        f"--cpu={int(time_limit) + 1}",
+        "--core=0",
+        "--",
+    ]
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    assert path is not None, f"{name} vanished after the probes"
+    return path
+
+
+def _watch(process: subprocess.Popen[bytes], stdin: bytes, deadline: float) -> tuple[str, str, Reason]:
+    """Feeds and drains the program until it closes its output, floods it, or the time is up; then nothing of it is left."""
+    assert process.stdin and process.stdout and process.stderr
+    kept: dict[IO[bytes], bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    reason: Reason = "ok"
+    with selectors.DefaultSelector() as selector:
+        for stream in kept:
+            os.set_blocking(stream.fileno(), False)
+            selector.register(stream, selectors.EVENT_READ)
+        os.set_blocking(process.stdin.fileno(), False)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        rest = memoryview(stdin)
+        while (
+            any(stream in {k.fileobj for k in selector.get_map().values()} for stream in kept)
+            and reason == "ok"
+        ):
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if time.monotonic() >= deadline:
+                reason = "timeout"
+            for key, _ in ready:
+                if key.fileobj is process.stdin:
+                    rest = _feed(process.stdin, rest)
+                    if not rest:
+                        selector.unregister(process.stdin)
+                        process.stdin.close()
+                elif chunk := os.read(key.fd, 1 << 16):
+                    buffer = kept[key.fileobj]  # type: ignore[index]
+                    buffer += chunk
+                    reason = "output-limit" if len(buffer) > OUTPUT_LIMIT else reason
+                else:
+                    selector.unregister(key.fileobj)
+    if reason == "ok":
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            reason = "timeout"
+    if reason != "ok":
+        os.killpg(process.pid, signal.SIGKILL)  # bwrap dies, and the PID namespace with it
+    out, err = (bytes(b[:OUTPUT_LIMIT]).decode("utf-8", "replace") for b in kept.values())
+    return out, err, reason
+
+
+def _feed(pipe: IO[bytes], rest: memoryview) -> memoryview:
+    try:
+        return rest[os.write(pipe.fileno(), rest) :] if rest else rest
+    except BrokenPipeError:  # the program does not read its input: its right
+        return rest[:0]
