@@ -8,7 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Extension", "KVCache", "ModelConfig", "Qwen", "ScalarModel", "load_model", "save_model"]
+__all__ = [
+    "Extension",
+    "KVCache",
+    "ModelConfig",
+    "Qwen",
+    "ScalarModel",
+    "load_model",
+    "load_scalar",
+    "save_model",
+    "save_scalar",
+]
 
 _HOME = {
     "ModelConfig": "openqwen.model.config",
@@ -18,6 +28,8 @@ _HOME = {
     "ScalarModel": "openqwen.model.heads",
     "load_model": "openqwen.model.weights",
     "save_model": "openqwen.model.weights",
+    "load_scalar": "openqwen.model.weights",
+    "save_scalar": "openqwen.model.weights",
 }
 
 if TYPE_CHECKING:
@@ -25,7 +37,7 @@ if TYPE_CHECKING:
     from openqwen.model.config import Extension, ModelConfig
     from openqwen.model.heads import ScalarModel
     from openqwen.model.qwen import Qwen
-    from openqwen.model.weights import load_model, save_model
+    from openqwen.model.weights import load_model, load_scalar, save_model, save_scalar
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """A backbone with one number per token: the reward model's and the value model's head.
 
 Report §3.2.1 ("initialised from the same size of pre-trained model", reward from the end-of-sentence position) and
-§3.2.2 (value model). Ours: the head is a linear layer with bias, drawn from N(0, 1/(C+1)), bias 0.
+§3.2.2 (value model). Ours: the head is a linear layer without bias, drawn from N(0, 1/(C+1)); saved
+as Qwen2ForSequenceClassification (`weights.save_scalar`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class ScalarModel(nn.Module):
         self.config = config
         self.backbone = Qwen(config)
         self.backbone.head = nn.Identity()  # type: ignore[assignment]
-        self.scalar = Linear(config.hidden_size, 1, bias=True)
+        self.scalar = Linear(config.hidden_size, 1, bias=False)
         if self.scalar.weight.device.type != "meta":
             self.init_head(0)
 
@@ -36,7 +37,6 @@ class ScalarModel(nn.Module):
             0.0, (self.config.hidden_size + 1) ** -0.5, generator=torch.Generator().manual_seed(seed)
         )
         self.scalar.weight.copy_(drawn)
-        self.scalar.bias.zero_()
 
     @classmethod
     def from_qwen(cls, model: Qwen, seed: int) -> ScalarModel:
@@ -55,5 +55,4 @@ class ScalarModel(nn.Module):
         """ids (B, T), mask (B, T) bool -> (B, T): one number at each token, computed in fp32."""
         h = self.backbone.hidden(ids, mask, cache=cache)  # (B, T, C)
         with torch.autocast(h.device.type, enabled=False):
-            weight, bias = self.scalar.weight.float(), self.scalar.bias.float()
-            return nn.functional.linear(h.float(), weight, bias).squeeze(-1)
+            return nn.functional.linear(h.float(), self.scalar.weight.float()).squeeze(-1)

@@ -219,7 +219,7 @@ class Qwen(nn.Module):
         else:
             lengths = mask.sum(1, keepdim=True)  # (B, 1)
             if is_right_padded(mask):
-                if T <= self.config.max_length and extension.windows is None:
+                if self.config.max_length >= T and extension.windows is None:
                     return plain_context(self.config, extension, T, device)
                 positions, seen = torch.arange(T, device=device).expand_as(ids), None
             else:

@@ -1,0 +1,273 @@
+"""Names and settings of published checkpoints, translated to ours; the only file that knows `c_attn`, `w1`, `w2`.
+
+Report §2.3. Read: `QWenLMHeadModel` (key names of August 2023 and of later files) and `Qwen2ForCausalLM`
+(`rope_theta` and `rope_parameters`). Written: Qwen2 by default, because today's programs load it without remote
+code, with a block `openqwen` in config.json for what that layout cannot say: the training length and the context
+extension. In the Qwen-1 layout `w2` is the gate, `w1` the other half, and `intermediate_size` is twice the FFN width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from openqwen.core.config import validate
+from openqwen.core.errors import DataError, UsageError
+from openqwen.model.config import ModelConfig
+
+Layout = Literal["qwen1", "qwen2"]
+# Tensors of old files that hold no weights.
+CONSTANTS = re.compile(r"\.(attn\.masked_bias|attn\.bias|rotary_emb\.inv_freq)$")
+_LEGACY = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "ffn_hidden_size": "intermediate_size",
+    "padded_vocab_size": "vocab_size",
+    "n_positions": "max_position_embeddings",
+}
+_QWEN1_BLOCK: dict[str, tuple[str, ...]] = {
+    "attn_norm.weight": ("ln_1.weight",),
+    "attn.qkv.weight": ("attn.c_attn.weight",),
+    "attn.qkv.bias": ("attn.c_attn.bias",),
+    "attn.out.weight": ("attn.c_proj.weight",),
+    "mlp_norm.weight": ("ln_2.weight",),
+    "mlp.gate.weight": ("mlp.w2.weight",),
+    "mlp.up.weight": ("mlp.w1.weight",),
+    "mlp.down.weight": ("mlp.c_proj.weight",),
+}
+_QWEN2_BLOCK: dict[str, tuple[str, ...]] = {
+    "attn_norm.weight": ("input_layernorm.weight",),
+    "attn.qkv.weight": tuple(f"self_attn.{x}_proj.weight" for x in "qkv"),
+    "attn.qkv.bias": tuple(f"self_attn.{x}_proj.bias" for x in "qkv"),
+    "attn.out.weight": ("self_attn.o_proj.weight",),
+    "mlp_norm.weight": ("post_attention_layernorm.weight",),
+    "mlp.gate.weight": ("mlp.gate_proj.weight",),
+    "mlp.up.weight": ("mlp.up_proj.weight",),
+    "mlp.down.weight": ("mlp.down_proj.weight",),
+}
+
+
+def published_names(config: ModelConfig, layout: Layout, scalar: bool = False) -> dict[str, tuple[str, ...]]:
+    """Our parameter name -> the published tensors that stand stacked in it (along dimension 0).
+
+    scalar: the parameters of a ScalarModel, published as Qwen2ForSequenceClassification.
+    """
+    if layout == "qwen1":
+        names: dict[str, tuple[str, ...]] = {
+            "embed.weight": ("transformer.wte.weight",),
+            "norm.weight": ("transformer.ln_f.weight",),
+        }
+        block, stem = _QWEN1_BLOCK, "transformer.h"
+    else:
+        names = {"embed.weight": ("model.embed_tokens.weight",), "norm.weight": ("model.norm.weight",)}
+        block, stem = _QWEN2_BLOCK, "model.layers"
+    for i in range(config.num_layers):
+        for ours, theirs in block.items():
+            names[f"blocks.{i}.{ours}"] = tuple(f"{stem}.{i}.{name}" for name in theirs)
+    if scalar:
+        names = {f"backbone.{ours}": theirs for ours, theirs in names.items()}
+        return {**names, "scalar.weight": ("score.weight",)}
+    return {**names, "head.weight": ("lm_head.weight",)}
+
+
+def piece_rows(config: ModelConfig, ours: str, pieces: int) -> list[int] | None:
+    """How the rows of a stacked parameter divide among its published tensors; None: it is a single tensor."""
+    if pieces == 1:
+        return None
+    assert ours.endswith(("qkv.weight", "qkv.bias"))
+    kv = config.kv_heads * config.head_dim
+    return [config.hidden_size, kv, kv]
+
+
+def read_config(values: Mapping[str, Any], where: str) -> tuple[ModelConfig, Layout]:
+    """A published config.json as (ModelConfig, layout). DataError names what we cannot compute correctly."""
+    architectures = values.get("architectures") or []
+    kind = values.get("model_type")
+    if kind == "qwen" or "QWenLMHeadModel" in architectures:
+        return _read_qwen1(values, where), "qwen1"
+    if kind == "qwen2":
+        return _read_qwen2(values, where), "qwen2"
+    raise DataError(
+        f"model_type {kind!r} ({', '.join(architectures) or 'no architecture named'}) is not a Qwen of the report",
+        where=where,
+        fix="give a checkpoint whose model_type is 'qwen' (QWenLMHeadModel) or 'qwen2' (Qwen2ForCausalLM)",
+    )
+
+
+def _read_qwen1(values: Mapping[str, Any], where: str) -> ModelConfig:
+    said = dict(values)
+    for old, new in _LEGACY.items():
+        if old in said:
+            said[new] = said[old]
+    _refuse(said, "rotary_pct", (1.0, 1, None), where)
+    _refuse(said, "no_bias", (True, None), where)
+    _refuse(said, "tie_word_embeddings", (False, None), where)
+    hidden, heads = _need(said, "hidden_size", where), _need(said, "num_attention_heads", where)
+    channels = said.get("kv_channels", hidden // heads)
+    if hidden != heads * channels:
+        raise DataError(
+            f"hidden_size {hidden} is not num_attention_heads {heads} x kv_channels {channels}", where=where
+        )
+    return _validated(
+        {
+            "vocab_size": _need(said, "vocab_size", where),
+            "hidden_size": hidden,
+            "num_layers": _need(said, "num_hidden_layers", where),
+            "num_heads": heads,
+            "ffn_size": _need(said, "intermediate_size", where) // 2,
+            "max_length": said.get("seq_length") or _need(said, "max_position_embeddings", where),
+            "rope_base": said.get("rotary_emb_base", 10000.0),
+            "norm_eps": said.get("layer_norm_epsilon", 1e-6),
+            "init_std": said.get("initializer_range", 0.02),
+            "dynamic_ntk": bool(said.get("use_dynamic_ntk", True)),
+            "logn": bool(said.get("use_logn_attn", True)),
+            **_own_block(values),
+        },
+        where,
+    )
+
+
+def _read_qwen2(values: Mapping[str, Any], where: str) -> ModelConfig:
+    _refuse(values, "use_sliding_window", (False, None), where)
+    _refuse(values, "hidden_act", ("silu", None), where)
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    _refuse(rope, "rope_type", ("default", None), where)
+    _refuse(rope, "type", ("default", None), where)
+    hidden, heads = _need(values, "hidden_size", where), _need(values, "num_attention_heads", where)
+    if values.get("head_dim") not in (None, hidden // heads):
+        raise DataError(
+            f"head_dim {values['head_dim']} is not hidden_size {hidden} / num_attention_heads {heads}",
+            where=where,
+        )
+    kv_heads = values.get("num_key_value_heads") or heads
+    return _validated(
+        {
+            "vocab_size": _need(values, "vocab_size", where),
+            "hidden_size": hidden,
+            "num_layers": _need(values, "num_hidden_layers", where),
+            "num_heads": heads,
+            "num_kv_heads": None if kv_heads == heads else kv_heads,
+            "ffn_size": _need(values, "intermediate_size", where),
+            "max_length": _need(values, "max_position_embeddings", where),
+            "rope_base": rope.get("rope_theta") or values.get("rope_theta") or 10000.0,
+            "norm_eps": values.get("rms_norm_eps", 1e-6),
+            "init_std": values.get("initializer_range", 0.02),
+            "dynamic_ntk": False,
+            "logn": False,
+            **_own_block(values),
+        },
+        where,
+    )
+
+
+def is_tied(values: Mapping[str, Any]) -> bool:
+    """Whether head and embedding are one tensor in the file (small Qwen2 models); we hold two equal ones then."""
+    return bool(values.get("tie_word_embeddings", False))
+
+
+def write_config(config: ModelConfig, layout: Layout, dtype: str, scalar: bool = False) -> dict[str, Any]:
+    """config.json of a model saved by us. dtype: "float32", "bfloat16" or "float16"."""
+    own: dict[str, Any] = {
+        "max_length": config.max_length,
+        "dynamic_ntk": config.dynamic_ntk,
+        "logn": config.logn,
+    }
+    if config.windows is not None:
+        own["windows"] = list(config.windows)
+    if layout == "qwen1":
+        return {**_write_qwen1(config, dtype), "openqwen": own}
+    extra = {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}} if scalar else {}
+    return {
+        "architectures": ["Qwen2ForSequenceClassification" if scalar else "Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.kv_heads,
+        "intermediate_size": config.ffn,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_length,
+        "rope_theta": config.rope_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
+        "rms_norm_eps": config.norm_eps,
+        "initializer_range": config.init_std,
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "torch_dtype": dtype,
+        **extra,
+        "openqwen": own,
+    }
+
+
+def _write_qwen1(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    if config.kv_heads != config.num_heads:
+        raise UsageError(
+            "the Qwen-1 layout has no fewer key/value heads than heads",
+            where=f"num_heads {config.num_heads}, num_kv_heads {config.kv_heads}",
+            fix="save it in the qwen2 layout",
+        )
+    return {
+        "architectures": ["QWenLMHeadModel"],
+        "auto_map": {
+            "AutoConfig": "configuration_qwen.QWenConfig",
+            "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
+        },
+        "model_type": "qwen",
+        "tokenizer_class": "QWenTokenizer",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "kv_channels": config.head_dim,
+        "intermediate_size": 2 * config.ffn,
+        "seq_length": config.max_length,
+        "max_position_embeddings": config.max_length,
+        "rotary_emb_base": config.rope_base,
+        "rotary_pct": 1.0,
+        "layer_norm_epsilon": config.norm_eps,
+        "initializer_range": config.init_std,
+        "emb_dropout_prob": 0.0,
+        "attn_dropout_prob": 0.0,
+        "no_bias": True,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": False,
+        "use_dynamic_ntk": config.dynamic_ntk,
+        "use_logn_attn": config.logn,
+        "use_cache": True,
+        "use_flash_attn": "auto",
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "fp32": dtype == "float32",
+        "torch_dtype": dtype,
+    }
+
+
+def _own_block(values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(values.get("openqwen") or {})
+
+
+def _need(values: Mapping[str, Any], key: str, where: str) -> Any:
+    if not isinstance(values.get(key), int):
+        raise DataError(f"{key} is {values.get(key)!r}; a whole number is needed", where=where)
+    return values[key]
+
+
+def _refuse(values: Mapping[str, Any], key: str, known: tuple[Any, ...], where: str) -> None:
+    if values.get(key) not in known:
+        raise DataError(
+            f"{key} = {values[key]!r} would change the result and is not supported",
+            where=where,
+            fix=f"only {key} = {known[0]!r} is computed here",
+        )
+
+
+def _validated(values: dict[str, Any], where: str) -> ModelConfig:
+    try:
+        return validate(ModelConfig, values)
+    except UsageError as error:
+        raise DataError(error.what, where=where) from error
