@@ -20,7 +20,7 @@ from openqwen.core import artifact
 from openqwen.core.artifact import Artifact
 from openqwen.core.config import Resolved, find_recipe, read_recipe, resolve
 from openqwen.core.console import console, duration, note, sample, stage_header
-from openqwen.core.errors import UsageError
+from openqwen.report.summary import numbers
 from openqwen.stages import STAGES, Stage
 
 RECIPES = {"small": ("tour",), "laptop": ("tour", "tour-laptop"), "gpu": ("tour", "tour-gpu")}
@@ -247,60 +247,15 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-# What the tour promises to show at its end: label, step, fact, format.
-SUMMARY = (
-    ("documents kept of those read", "corpus", ("kept", "read"), "{:,} of {:,}"),
-    ("bytes per token", "tokenizer", ("bytes_per_token",), "{:.2f}"),
-    ("tokens in the corpus", "tokens", ("train_tokens",), "{:,}"),
-    (
-        "base model, bits per byte (5-gram)",
-        "base",
-        ("bits_per_byte", "ngram_bits_per_byte"),
-        "{:.3f} ({:.3f})",
-    ),
-    (
-        "perplexity at 4x the length: plain, extended",
-        "context",
-        ("plain_4x", "extended_4x"),
-        "{:.3g}, {:.3g}",
-    ),
-    ("held-out questions answered by the chat model", "evals", ("sft_accuracy",), "{:.1%}"),
-    ("its replies that end by themselves", "evals", ("sft_stops",), "{:.1%}"),
-    (
-        "reward model, held-out pairs (length alone)",
-        "reward",
-        ("accuracy", "length_accuracy"),
-        "{:.1%} ({:.1%})",
-    ),
-    ("true preference score before and after PPO", "rlhf", ("true_before", "true_after"), "{:.3f} → {:.3f}"),
-    ("KL from the chat model after PPO", "rlhf", ("kl_final",), "{:.3f} nats a reply"),
-    ("RLHF against SFT, win / tie / loss", "evals", ("wins", "ties", "losses"), "{:.0%} / {:.0%} / {:.0%}"),
-    (
-        "right tool chosen (called without need)",
-        "agent",
-        ("tool_selection", "false_positive"),
-        "{:.1%} ({:.1%})",
-    ),
-)
-
-
-def summary_rows(out: Path) -> Iterator[tuple[str, str]]:
-    """The closing numbers as text."""
-    for label, step, keys, form in SUMMARY:
-        facts = artifact.load(
-            out / step, STAGES[next(s.stage for s in STEPS if s.name == step)].kind
-        ).manifest["facts"]
-        if missing := [key for key in keys if key not in facts]:
-            raise UsageError(
-                f"{step} does not say {', '.join(missing)}", where=str(out / step), fix="delete it, run again"
-            )
-        yield label, form.format(*(facts[key] for key in keys))
+def artefacts(out: Path) -> dict[str, Artifact]:
+    """The finished artefacts of a tour by step."""
+    return {step.name: found for step in STEPS if (found := artifact.find(out / step.name))}
 
 
 def summary(out: Path) -> None:
     """Prints the dozen numbers."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    for label, value in summary_rows(out):
+    for label, value in numbers(artefacts(out)):
         table.add_row(f"  {label}", value)
     console.print()
     console.print(table)

@@ -1,0 +1,178 @@
+"""Figures as SVG text: curves, bars, win/tie/loss, and the family tree of artefacts.
+
+Ours in form; Figures 1, 3 and 4 of the report in content. Text stays text (searchable, any script); the same
+data gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#5b4ccc", "#d9822b", "#2b8a6f", "#b8336a", "#3d7fc1", "#7a7a7a")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: label, x and y, and the interval around y where it is known."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def _figure(width: float, height: float) -> tuple[Any, Axes]:
+    import matplotlib
+    import matplotlib.style
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    settings: dict[str, Any] = {
+        "svg.fonttype": "none",  # text as text: the reader's own fonts, every script
+        "svg.hashsalt": "openqwen",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "legend.frameon": False,
+    }
+    matplotlib.style.use(settings)
+    return pyplot.subplots(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import pyplot
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    pyplot.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def curves(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    level: tuple[str, float] | None = None,
+) -> str:
+    """Line chart; `level` draws a named horizontal line to compare with."""
+    figure, axes = _figure(5.2, 2.9)
+    for one, colour in zip(series, COLOURS):
+        axes.plot(
+            one.x,
+            one.y,
+            color=colour,
+            label=one.label,
+            linewidth=1.4,
+            marker="o" if len(one.x) < 12 else None,
+            ms=3,
+        )
+        if one.low is not None and one.high is not None:
+            axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.18, linewidth=0)
+    if level:
+        axes.axhline(level[1], color="#7a7a7a", linestyle="--", linewidth=1, label=level[0])
+    if log_x:
+        axes.set_xscale("log", base=2)
+        ticks = sorted({x for one in series for x in one.x})
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    if log_y:
+        axes.set_yscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    if len(series) > 1 or level:
+        axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str) -> str:
+    """Horizontal grouped bars: one group a name, one bar a key of `values`."""
+    figure, axes = _figure(5.2, 0.6 + 0.26 * len(names) * max(1, len(values)))
+    height = 0.8 / len(values)
+    for i, ((key, row), colour) in enumerate(zip(values.items(), COLOURS)):
+        places = [n + (i - (len(values) - 1) / 2) * height for n in range(len(names))]
+        drawn = axes.barh(places, row, height=height * 0.92, color=colour, label=key)
+        axes.bar_label(drawn, fmt="%.3g", fontsize=7, padding=2)
+    axes.set_yticks(range(len(names)), list(names))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(label)
+    if len(values) > 1:
+        axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def win_tie_loss(rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """Figure 4: stacked shares of wins, ties and losses; each row (name, win, tie, loss) sums to one."""
+    figure, axes = _figure(5.2, 0.7 + 0.42 * len(rows))
+    left = [0.0] * len(rows)
+    for k, (key, colour) in enumerate((("win", "#2b8a6f"), ("tie", "#c9c9d6"), ("loss", "#b8336a"))):
+        shares = [float(row[k + 1]) for row in rows]
+        drawn = axes.barh([r[0] for r in rows], shares, left=left, color=colour, label=key, height=0.6)
+        axes.bar_label(
+            drawn, [f"{s:.0%}" if s > 0.04 else "" for s in shares], label_type="center", fontsize=8
+        )
+        left = [a + b for a, b in zip(left, shares)]
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.legend(ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return _svg(figure)
+
+
+def lineage(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]]) -> str:
+    """Figure 1: artefacts as boxes from left to right, arrows from what each was made of.
+
+    nodes: name -> (kind, short digest). edges: (source name, target name); other names are left out.
+    """
+    depth: dict[str, int] = {}
+
+    def level(name: str) -> int:
+        if name not in depth:
+            depth[name] = 0
+            depth[name] = 1 + max((level(a) for a, b in edges if b == name and a in nodes), default=-1)
+        return depth[name]
+
+    columns: dict[int, list[str]] = {}
+    for name in nodes:
+        columns.setdefault(level(name), []).append(name)
+    wide, tall, gap_x, gap_y = 108, 40, 34, 20
+    rows = max(len(c) for c in columns.values())
+    width, height = len(columns) * (wide + gap_x) - gap_x + 8, rows * (tall + gap_y) - gap_y + 8
+    place: dict[str, tuple[float, float]] = {}
+    for number, column in columns.items():
+        top = (height - len(column) * (tall + gap_y) + gap_y) / 2
+        for y, name in enumerate(column):
+            place[name] = (4 + number * (wide + gap_x), top + y * (tall + gap_y))
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="lineage of the artefacts" class="lineage">'
+    ]
+    for source, target in edges:
+        if source in place and target in place:
+            x1, y1 = place[source][0] + wide, place[source][1] + tall / 2
+            x2, y2 = place[target][0], place[target][1] + tall / 2
+            a, b = x1 + max(18.0, (x2 - x1) / 2), x2 - max(18.0, (x2 - x1) / 2)
+            parts.append(
+                f'<path d="M{x1:.0f} {y1:.0f} C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"/>'
+            )
+    for name, (kind, short) in nodes.items():
+        x, y = place[name]
+        parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="{wide}" height="{tall}" rx="6"/>')
+        parts.append(f'<text x="{x + wide / 2:.0f}" y="{y + 17:.0f}" class="name">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{x + wide / 2:.0f}" y="{y + 31:.0f}" class="kind">{escape(kind)} {escape(short)}</text>'
+        )
+    return "".join([*parts, "</svg>"])
