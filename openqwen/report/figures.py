@@ -164,15 +164,16 @@ def lineage(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str
         if source in place and target in place:
             x1, y1 = place[source][0] + wide, place[source][1] + tall / 2
             x2, y2 = place[target][0], place[target][1] + tall / 2
-            a, b = x1 + max(18.0, (x2 - x1) / 2), x2 - max(18.0, (x2 - x1) / 2)
-            parts.append(
-                f'<path d="M{x1:.0f} {y1:.0f} C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"/>'
-            )
+            bend = max(18.0, (x2 - x1) / 2)
+            curve = f"M{x1:.0f} {y1:.0f} C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+            parts.append(f'<path d="{curve}"/>')
     for name, (kind, short) in nodes.items():
-        x, y = place[name]
-        parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="{wide}" height="{tall}" rx="6"/>')
-        parts.append(f'<text x="{x + wide / 2:.0f}" y="{y + 17:.0f}" class="name">{escape(name)}</text>')
+        left, above = place[name]
+        parts.append(f'<rect x="{left:.0f}" y="{above:.0f}" width="{wide}" height="{tall}" rx="6"/>')
         parts.append(
-            f'<text x="{x + wide / 2:.0f}" y="{y + 31:.0f}" class="kind">{escape(kind)} {escape(short)}</text>'
+            f'<text x="{left + wide / 2:.0f}" y="{above + 17:.0f}" class="name">{escape(name)}</text>'
+        )
+        parts.append(
+            f'<text x="{left + wide / 2:.0f}" y="{above + 31:.0f}" class="kind">{escape(kind)} {escape(short)}</text>'
         )
     return "".join([*parts, "</svg>"])

@@ -1,0 +1,384 @@
+"""The report page of a run: one self-contained HTML file, no network.
+
+Figures 1, 3 and 4 and Tables 2-6, 10 and 12 of the report with our numbers beside the published ones, and the curves
+that a person wants to see (ours).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from openqwen.core.artifact import Artifact, find, open_inputs, read_jsonl, stage_run, write_atomic
+from openqwen.core.config import Resolved
+from openqwen.core.console import duration
+from openqwen.core.errors import DataError
+from openqwen.report.config import ReportConfig
+from openqwen.report.figures import Series, bars, curves, lineage, win_tie_loss
+from openqwen.report.summary import numbers
+
+KIND = "report"
+
+
+@dataclass
+class Part:
+    """One section of the page."""
+
+    anchor: str
+    title: str
+    section: str
+    text: str
+    figures: list[dict[str, str]] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def figure(self, svg: str, caption: str) -> None:
+        self.figures.append({"svg": svg, "caption": caption})
+
+
+def run(resolved: Resolved[ReportConfig], inputs: dict[str, Path], out: Path) -> Artifact:
+    """Writes report.html. inputs: any of a tour's artefacts by step name; a part is shown if what it needs is given."""
+    opened = open_inputs(inputs, {})
+    found = {name: artifact for name, path in inputs.items() if (artifact := find(path))}
+    if missing := sorted(set(inputs) - set(found)):
+        raise DataError(f"not finished: {', '.join(missing)}", fix="run the stages that make them first")
+    with stage_run(out, KIND, resolved, {**opened, **found}) as stage:
+        page = render(resolved.config, found)
+        write_atomic(stage.path / "report.html", page)
+        stage.fact(bytes=len(page.encode()), parts=page.count("<section"))
+    done = find(out)
+    assert done is not None
+    return done
+
+
+def render(config: ReportConfig, found: Mapping[str, Artifact]) -> str:
+    """The page as HTML text. Everything from artefacts is escaped; only our own SVG goes in as markup."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    parts = [part for needs, build in PARTS if needs <= found.keys() for part in [build(config, found)]]
+    return environment.get_template("page.html").render(
+        title=config.title, subtitle=subtitle(found), numbers=list(numbers(found)), parts=parts
+    )
+
+
+def subtitle(found: Mapping[str, Artifact]) -> str:
+    manifests = [artifact.manifest for artifact in found.values()]
+    last = max(manifests, key=lambda m: m["finished"])
+    machine = last["environment"]
+    took = duration(sum(m["seconds"] for m in manifests))
+    return (
+        f"Made on {last['finished'][:10]} in {took} on {machine['processors']} processors ({machine['platform']}), "
+        f"openqwen {machine['openqwen']}, Python {machine['python']}, torch {machine['versions'].get('torch', '-')}. "
+        "Models of this size show that each step does what the report says; their scores say nothing about Qwen's."
+    )
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------
+
+
+def family(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Figure 1."""
+    part = Part(
+        "lineage", "Lineage", "Figure 1", "Each box is an artefact on disk; its digest names its content."
+    )
+    edges, nodes = set(), {}
+    for name, artifact in found.items():
+        nodes[name] = (artifact.kind, artifact.content[:8])
+        for source in artifact.manifest["inputs"].values():
+            parent = (artifact.path / source["path"]).resolve()
+            edges |= {(other, name) for other, a in found.items() if _inside(parent, a.path.resolve())}
+    part.figure(lineage(nodes, sorted(edges)), "From raw pages to the assistant. Arrows: was made from.")
+    return part
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents
+
+
+def corpus(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """The funnel of documents and, where truth is known, how right each step was."""
+    part = Part(
+        "corpus", "Corpus", "§2.1", "What every step took in and let through, and why the rest was dropped."
+    )
+    stats = _json(found["corpus"], "stats.json")
+    funnel = stats["funnel"]
+    part.figure(
+        bars([s["step"] for s in funnel], {"documents left": [s["out"] for s in funnel]}, "documents"),
+        "The funnel.",
+    )
+    rows = []
+    for step in funnel:
+        reasons = ", ".join(
+            f"{reason} {count:,}" for reason, count in sorted(step["dropped"].items(), key=lambda r: -r[1])
+        )
+        rows.append(_plain([step["step"], f"{step['in']:,}", f"{step['out']:,}", reasons or "-"]))
+    part.tables.append(_table("Documents by step", ["step", "in", "out", "dropped because"], rows))
+    truth = stats.get("truth") or {}
+    scored = [(step, values) for step, values in truth.items() if isinstance(values, dict)]
+    if scored:
+        names = sorted(
+            {
+                name
+                for _, values in scored
+                for name, value in values.items()
+                if isinstance(value, (int, float))
+            }
+        )
+        rows = [_plain([step, *(_number(values.get(name)) for name in names)]) for step, values in scored]
+        part.tables.append(_table("Against the primer's known truth", ["step", *names], rows))
+    part.samples = _samples(found["corpus"], config.samples)
+    return part
+
+
+def vocabulary(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Figure 3."""
+    part = Part(
+        "vocabulary",
+        "Vocabulary",
+        "§2.2, Figure 3",
+        "Bytes of held-out text that one token carries; longer is tighter.",
+    )
+    groups = [
+        g for g in _json(found["tokenizer"], "compression.json")["groups"] if g["by"] in ("lang", "source")
+    ]
+    for kind, caption in (("lang", "by language"), ("source", "by source")):
+        rows = [g for g in groups if g["by"] == kind and g["bytes_per_token"]]
+        if rows:
+            names = sorted({name for g in rows for name in g["bytes_per_token"]})
+            values = {name: [g["bytes_per_token"].get(name, 0.0) for g in rows] for name in names}
+            part.figure(bars([g["name"] for g in rows], values, "bytes per token"), caption)
+    part.samples = _samples(found["tokenizer"], config.samples)
+    return part
+
+
+def base(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Pretraining curves."""
+    facts = found["base"].manifest["facts"]
+    text = f"{facts['parameters']:,} parameters, {facts['tokens_seen']:,} tokens seen."
+    part = Part("base", "Base model", "§2.3, §2.4", text)
+    metrics = found["base"].metrics
+    part.figure(
+        curves([_smooth(metrics, "loss", "training", config.smooth)], "step", "loss, nats per token"),
+        "Training loss.",
+    )
+    valid = _series(metrics, "valid_bits_per_byte", "held-out text")
+    level = ("5-gram on the same text", facts["ngram_bits_per_byte"])
+    part.figure(
+        curves([valid], "step", "bits per byte", level=level),
+        "Held-out text, against a 5-gram model of the same tokens.",
+    )
+    part.samples = _samples(found["base"], config.samples * 2)
+    return part
+
+
+def context(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Table 3 and its picture."""
+    part = Part(
+        "context",
+        "Longer than trained",
+        "§2.5, Table 3",
+        "Perplexity of held-out text against its length, no new training.",
+    )
+    table = _json(found["context"], "table_03.json")
+    series = []
+    for row in (r for r in table["rows"] if r["origin"] == "ours"):
+        cells = [(_length(c["name"]), row["cells"].get(c["name"])) for c in table["columns"]]
+        known = [(x, cell) for x, cell in cells if cell and cell.get("value") is not None]
+        x, y = [x for x, _ in known], [c["value"] for _, c in known]
+        bounds = [[c.get(end, c["value"]) for _, c in known] for end in ("low", "high")]
+        series.append(Series(row["model"], x, y, bounds[0], bounds[1]))
+    part.figure(
+        curves(series, "tokens", "perplexity", log_x=True, log_y=True), "Shaded: confidence intervals."
+    )
+    part.tables.append(_report_table(table))
+    return part
+
+
+def _length(name: str) -> float:
+    """`"1024"`, `"4x (1024)"` -> 1024.0."""
+    digits = [
+        int(word)
+        for word in name.replace("(", " ").replace(")", " ").replace(",", "").split()
+        if word.isdigit()
+    ]
+    return float(digits[-1])
+
+
+def chat(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Supervised finetuning."""
+    part = Part("chat", "Chat model", "§3.1", "Finetuned on conversations; the loss counts the replies only.")
+    part.figure(
+        curves(
+            [_smooth(found["chat"].metrics, "loss", "training", config.smooth)],
+            "step",
+            "loss, nats per reply token",
+        ),
+        "Training loss.",
+    )
+    part.samples = _samples(found["chat"], config.samples * 2)
+    return part
+
+
+def reward(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Table 4."""
+    part = Part(
+        "reward",
+        "Reward model",
+        "§3.2.1, Table 4",
+        "How often the model prefers what is known to be better, on pairs it never saw.",
+    )
+    series = [_smooth(found[name].metrics, "loss", name, config.smooth) for name in ("preference", "reward")]
+    part.figure(
+        curves(series, "step", "pairwise loss"), "Preference-model pretraining, then the reward model."
+    )
+    part.tables.append(_report_table(_json(found["reward"], "table_04.json")))
+    part.samples = _samples(found["reward"], config.samples)
+    return part
+
+
+def rlhf(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """The curves of PPO."""
+    part = Part(
+        "rlhf", "PPO", "§3.2.2", "What the reward model says, what is true, and how far the policy has moved."
+    )
+    metrics = found["rlhf"].metrics
+    rewards = [
+        _series(metrics, key, label)
+        for key, label in (("reward", "reward model"), ("true_reward", "true preference"))
+    ]
+    part.figure(
+        curves([s for s in rewards if s.x], "step", "mean reward of replies"),
+        "Reward of the sampled replies.",
+    )
+    part.figure(curves([_series(metrics, "kl", "KL")], "step", "nats per reply"), "KL from the chat model.")
+    part.figure(
+        curves([_series(metrics, "entropy", "entropy")], "step", "nats per token"), "Entropy of the policy."
+    )
+    part.samples = _samples(found["rlhf"], config.samples * 2)
+    return part
+
+
+def human(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Figure 4 with the known true preference as the judge."""
+    part = Part(
+        "preference",
+        "Win, tie, loss",
+        "§3.3, Figure 4",
+        "Replies to held-out prompts compared by the primer's true preference.",
+    )
+    data = _json(found["evals"], "figure_04.json")
+    rows = [(r["name"], r["win"], r["tie"], r["loss"]) for r in data["rows"]]
+    part.figure(win_tie_loss(rows), data.get("caption", "Shares of held-out prompts."))
+    return part
+
+
+def tools(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Table 6."""
+    part = Part(
+        "tools", "Tool use", "§3.4, Table 6", "ReAct prompts with tools the question may or may not need."
+    )
+    part.tables.append(_report_table(_json(found["agent"], "table_06.json")))
+    part.samples = _samples(found["agent"], config.samples)
+    return part
+
+
+def tables(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Tables 2, 5, 10 and 12."""
+    part = Part(
+        "tables",
+        "Benchmarks",
+        "Tables 2, 5, 10, 12",
+        "Our rows: the primer's items in the benchmarks' form, with 95 % intervals.",
+    )
+    for path in sorted(found["evals"].path.glob("table_*.json")):
+        part.tables.append(_report_table(_json(found["evals"], path.name)))
+    return part
+
+
+PARTS: Sequence[tuple[set[str], Callable[[ReportConfig, Mapping[str, Artifact]], Part]]] = (
+    (set(), family),
+    ({"corpus"}, corpus),
+    ({"tokenizer"}, vocabulary),
+    ({"base"}, base),
+    ({"context"}, context),
+    ({"chat"}, chat),
+    ({"preference", "reward"}, reward),
+    ({"rlhf"}, rlhf),
+    ({"evals"}, human),
+    ({"agent"}, tools),
+    ({"evals"}, tables),
+)
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------
+
+
+def _json(artifact: Artifact, name: str) -> Any:
+    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
+
+
+def _samples(artifact: Artifact, limit: int) -> list[dict[str, Any]]:
+    path = artifact.path / "samples.jsonl"
+    found: Iterator[dict[str, Any]] = read_jsonl(path) if path.is_file() else iter(())
+    return [{"prompt": "", **record} for record in islice(found, limit)]
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], key: str, label: str) -> Series:
+    points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
+    return Series(label, [p[0] for p in points], [p[1] for p in points])
+
+
+def _smooth(metrics: Sequence[Mapping[str, Any]], key: str, label: str, window: int) -> Series:
+    """Means over consecutive windows: a curve that can be read, without inventing points."""
+    raw = _series(metrics, key, label)
+    chunks = [slice(i, i + window) for i in range(0, len(raw.x), window)]
+    mean = [(sum(raw.x[c]) / len(raw.x[c]), sum(raw.y[c]) / len(raw.y[c])) for c in chunks]
+    return Series(label, [m[0] for m in mean], [m[1] for m in mean])
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _plain(cells: Sequence[str]) -> dict[str, Any]:
+    return {"ours": False, "cells": [(cell, "") for cell in cells]}
+
+
+def _table(title: str, head: Sequence[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"title": title, "head": [(name, "") for name in head], "rows": rows, "notes": []}
+
+
+def _report_table(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A table artefact for the template: our rows marked, intervals under the values, absent cells as dashes."""
+    head = [("model", "")]
+    for column in data["columns"]:
+        shots = f"{column['shots']}-shot" if column.get("shots") is not None else ""
+        head.append((column["name"], ", ".join(word for word in (shots, column.get("metric") or "") if word)))
+    rows = []
+    for row in data["rows"]:
+        cells = [
+            (row["model"], row["origin"]),
+            *(_cell(row["cells"].get(c["name"])) for c in data["columns"]),
+        ]
+        rows.append({"ours": row["origin"] == "ours", "cells": cells})
+    title = data["title"] if "table" not in data else f"Table {data['table']}. {data['title']}"
+    return {"title": title, "head": head, "rows": rows, "notes": data.get("notes", [])}
+
+
+def _cell(cell: Mapping[str, Any] | None) -> tuple[str, str]:
+    if cell is None or cell.get("value") is None:
+        return "-", ""
+    details = [f"{cell['low']:.4g} to {cell['high']:.4g}"] if cell.get("low") is not None else []
+    if cell.get("n"):
+        details.append(f"n {cell['n']}")
+    if cell.get("chance") is not None:
+        details.append(f"chance {cell['chance']:.3g}")
+    return _number(cell["value"]), ", ".join(details)
