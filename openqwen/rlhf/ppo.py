@@ -107,20 +107,9 @@ def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -
     return float(1 - (returns - values).var(unbiased=False) / spread)
 
 
-def nucleus(logits_NV: Tensor, top_p: float) -> Tensor:
-    """The support of top-p sampling as (N, V) bool: the most probable tokens up to the one that reaches top_p.
-
-    `top_p` 1.0 keeps everything. At least one token stays. Of equally probable tokens at the border, those with
-    the lower id stay (the order of a stable sort).
-    """
-    if top_p >= 1.0:
-        return torch.ones_like(logits_NV, dtype=torch.bool)
-    order_NV = logits_NV.argsort(dim=-1, descending=True, stable=True)
-    probs_NV = logits_NV.gather(1, order_NV).softmax(-1)
-    before_NV = probs_NV.cumsum(-1) - probs_NV
-    keep_NV = before_NV < top_p
-    keep_NV[:, 0] = True
-    return torch.zeros_like(keep_NV).scatter(1, order_NV, keep_NV)
+def token_logp(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """Log-probabilities (N,) of tokens under the whole distribution."""
+    return logits_NV.log_softmax(-1).gather(1, tokens_N[:, None]).squeeze(1)
 
 
 def truncated_logp(logits_NV: Tensor, support_NV: Tensor, tokens_N: Tensor) -> Tensor:
@@ -136,11 +125,6 @@ def truncated_entropy(logits_NV: Tensor, support_NV: Tensor) -> Tensor:
     return -torch.where(support_NV, logp_NV.exp() * logp_NV, 0.0).sum(-1)
 
 
-def kept_mass(logits_NV: Tensor, support_NV: Tensor) -> Tensor:
-    """Probability (N,) of the support before renormalising: by this a naive ratio would be off."""
-    return torch.where(support_NV, logits_NV.softmax(-1), 0.0).sum(-1)
-
-
 @dataclass(frozen=True)
 class Support:
     """The kept tokens of N positions, stored sparse: a nucleus holds a few of 152k tokens."""
@@ -148,12 +132,6 @@ class Support:
     indices: Tensor  # (total,) int32 token ids, position after position
     counts: Tensor  # (N,) int64
     vocab_size: int
-
-    @staticmethod
-    def of(support_NV: Tensor) -> Support:
-        """From a dense mask."""
-        indices = support_NV.nonzero()[:, 1].to(torch.int32)
-        return Support(indices, support_NV.sum(1), support_NV.shape[1])
 
     def dense(self) -> Tensor:
         """As (N, V) bool."""
@@ -197,3 +175,9 @@ def flatten(x_BR: Tensor, mask_BR: Tensor) -> Tensor:
 def unflatten(x_N: Tensor, mask_BR: Tensor) -> Tensor:
     """The inverse of `flatten`, 0 on padding; differentiable."""
     return torch.zeros(mask_BR.shape, dtype=x_N.dtype, device=x_N.device).masked_scatter(mask_BR, x_N)
+
+
+def exact_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
+    """KL(policy || reference) of the whole next-token distributions, (N,): no sampling noise."""
+    logp_NV, ref_NV = logits_NV.log_softmax(-1), ref_logits_NV.log_softmax(-1)
+    return (logp_NV.exp() * (logp_NV - ref_NV)).sum(-1)

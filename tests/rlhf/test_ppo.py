@@ -144,13 +144,19 @@ def _slow_nucleus(logits: list[float], top_p: float) -> set[int]:
     return kept
 
 
-@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 0.999, 1.0])
-def test_nucleus_truncated_logp_entropy_and_mass(top_p: float) -> None:
+def _nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    support = torch.zeros(logits.shape, dtype=torch.bool)
+    for row, kept in enumerate(_slow_nucleus(x, top_p) for x in logits.tolist()):
+        support[row, sorted(kept)] = True
+    return support
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
+def test_truncated_logp_and_entropy(top_p: float) -> None:
     logits = _random(16, 13, V) * 2
-    support = ppo.nucleus(logits, top_p)
+    support = _nucleus(logits, top_p)
     for row in range(len(logits)):
-        kept = _slow_nucleus(logits[row].tolist(), top_p) if top_p < 1 else set(range(V))
-        assert set(support[row].nonzero().flatten().tolist()) == kept
+        kept = _slow_nucleus(logits[row].tolist(), top_p)
         weights = {t: math.exp(logits[row, t].item()) for t in kept}
         probs = {t: w / sum(weights.values()) for t, w in weights.items()}
         for token in kept:
@@ -158,31 +164,25 @@ def test_nucleus_truncated_logp_entropy_and_mass(top_p: float) -> None:
             assert got.item() == pytest.approx(math.log(probs[token]), rel=1e-9, abs=1e-12)
         entropy = -sum(p * math.log(p) for p in probs.values())
         assert ppo.truncated_entropy(logits, support)[row].item() == pytest.approx(entropy, abs=1e-9)
-        everything = sum(math.exp(x) for x in logits[row].tolist())
-        assert ppo.kept_mass(logits, support)[row].item() == pytest.approx(sum(weights.values()) / everything)
-
-
-def test_nucleus_ties_keep_the_lower_ids() -> None:
-    assert ppo.nucleus(torch.zeros(1, 4), 0.5).tolist() == [[True, True, False, False]]
 
 
 def test_the_naive_formula_is_off_by_exactly_the_kept_mass() -> None:
     """Sampling from the nucleus but scoring with the full vocabulary multiplies the ratio by the kept mass."""
     logits = _random(17, 29, V) * 2
-    support = ppo.nucleus(logits, 0.9)
+    support = _nucleus(logits, 0.9)
     tokens = torch.multinomial(
         logits.masked_fill(~support, -math.inf).softmax(-1), 1, generator=torch.Generator().manual_seed(1)
     )[:, 0]
     behaviour = ppo.truncated_logp(logits, support, tokens)
-    naive = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    mass = ppo.kept_mass(logits, support)
+    naive = ppo.token_logp(logits, tokens)
+    mass = (logits.softmax(-1) * support).sum(-1)
     torch.testing.assert_close((naive - behaviour).exp(), mass)
     assert mass.min() >= 0.9 and mass.max() < 1.0
 
 
 def test_truncated_logp_gradient_stays_finite_and_off_the_dropped_tokens() -> None:
     logits = _random(18, 3, V).requires_grad_()
-    support = ppo.nucleus(logits.detach(), 0.6)
+    support = _nucleus(logits.detach(), 0.6)
     tokens = logits.detach().argmax(-1)
     objective = (
         ppo.truncated_logp(logits, support, tokens).sum() + ppo.truncated_entropy(logits, support).sum()
@@ -192,11 +192,20 @@ def test_truncated_logp_gradient_stays_finite_and_off_the_dropped_tokens() -> No
     assert (grad[~support] == 0).all() and (grad[support] != 0).any()
 
 
-def test_support_survives_its_sparse_form() -> None:
-    support = ppo.nucleus(_random(19, 17, V), 0.7)
-    sparse = ppo.Support.of(support)
-    assert torch.equal(sparse.dense(), support)
-    assert sparse.indices.dtype == torch.int32 and len(sparse.indices) == support.sum()
+def test_support_is_the_dense_mask_of_its_sparse_form() -> None:
+    kept = [[3], [0, 10, 4], [7, 2]]
+    sparse = ppo.Support(
+        torch.tensor([i for ids in kept for i in ids], dtype=torch.int32), torch.tensor([1, 3, 2]), V
+    )
+    assert sparse.dense().tolist() == [[i in ids for i in range(V)] for ids in kept]
+
+
+def test_exact_kl() -> None:
+    logits, ref = _random(22, 3, V), _random(23, 3, V)
+    p, q = logits.softmax(-1).tolist(), ref.softmax(-1).tolist()
+    expected = [sum(a * math.log(a / b) for a, b in zip(x, y)) for x, y in zip(p, q)]
+    assert ppo.exact_kl(logits, ref).tolist() == pytest.approx(expected)
+    assert ppo.exact_kl(logits, logits).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_running_moments_equal_those_of_all_values_at_once() -> None:

@@ -1,0 +1,61 @@
+"""Pairwise accuracy as Table 4 counts it, and what reply length alone would give. Pure Python.
+
+Report §3.2.1, Table 4. Ours: the interval, ties counted half, the length baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openqwen.core.intervals import wilson
+from openqwen.core.tables import published
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of pairs ranked as people ranked them, with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def accuracy(margins: Sequence[float]) -> Accuracy:
+    """margins: score of the chosen minus score of the rejected reply. A tie counts half."""
+    right = sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins)
+    low, high = wilson(right, len(margins))
+    return Accuracy(right / len(margins) if margins else float("nan"), low, high, len(margins))
+
+
+def length_rule(train: Sequence[tuple[int, int]]) -> int:
+    """+1 if in training pairs (length of chosen, of rejected) the longer reply wins more often, else -1."""
+    return 1 if accuracy([chosen - rejected for chosen, rejected in train]).value >= 0.5 else -1
+
+
+def length_accuracy(train: Sequence[tuple[int, int]], heldout: Sequence[tuple[int, int]]) -> Accuracy:
+    """Accuracy of always preferring the longer (or the shorter) reply, the direction learned from `train`."""
+    sign = length_rule(train)
+    return accuracy([sign * (chosen - rejected) for chosen, rejected in heldout])
+
+
+def cell(measured: Accuracy) -> dict[str, Any]:
+    """One cell of a table file: percentages, as the report prints them."""
+    percent = {name: round(100 * getattr(measured, name), 2) for name in ("value", "low", "high")}
+    return {**percent, "n": measured.n, "chance": 50.0}
+
+
+def table_4(rows: Sequence[tuple[str, dict[str, Accuracy]]], notes: Sequence[str]) -> dict[str, Any]:
+    """table_04.json: the report's rows and columns, then ours. rows: name -> accuracy by column."""
+    table = published(4)
+    known = {column["name"] for column in table["columns"]}
+    ours = dict.fromkeys(name for _, cells in rows for name in cells if name not in known)
+    table["columns"] += [{"name": name, "metric": "accuracy", "shots": None} for name in ours]
+    table["rows"] += [
+        {"model": name, "origin": "ours", "cells": {c: cell(a) for c, a in cells.items()}}
+        for name, cells in rows
+    ]
+    table["notes"] += notes
+    return table

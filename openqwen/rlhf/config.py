@@ -1,0 +1,142 @@
+"""Settings of PPO. No torch.
+
+Report §3.2.2: 50 value-only steps first, two responses a query, KL coefficient 0.04, reward normalised by its
+running mean, learning rates 1e-6 (policy) and 5e-6 (value), value clip 0.15, top-p 0.9, a pretrained gradient whose
+coefficient is not given. Everything else is ours, because the report leaves it open.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from openqwen.core.config import Config, Count, setting
+from openqwen.train.config import OptimConfig, Precision
+
+
+class PolicyOptim(OptimConfig):
+    """AdamW of the policy."""
+
+    lr: float = setting(1e-6, source="report §3.2.2", doc="constant", gt=0)
+    weight_decay: float = setting(0.0, source="ours", doc="the KL penalty already pulls back", ge=0)
+
+
+class ValueOptim(OptimConfig):
+    """AdamW of the value model."""
+
+    lr: float = setting(5e-6, source="report §3.2.2", doc="constant", gt=0)
+    weight_decay: float = setting(0.0, source="ours", ge=0)
+
+
+class WatchdogConfig(Config):
+    """When a run counts as collapsing. Averages are over `window` steps, compared with the first `window`."""
+
+    action: Literal["warn", "stop", "off"] = setting("warn", source="ours", doc="what a finding does")
+    window: int = setting(5, source="ours", ge=1)
+    kl: float = setting(30.0, source="ours", doc="nats a reply away from the reference", gt=0)
+    length_ratio: float = setting(2.0, source="ours", doc="replies this much longer or shorter", gt=1)
+    repetition: float = setting(
+        0.3, source="ours", doc="rise of the share of repeated 4-grams within a reply", gt=0, le=1
+    )
+    true_drop: float = setting(
+        0.1, source="ours", doc="fall of the true reward, while the modelled reward rises", gt=0
+    )
+
+
+class PPOConfig(Config):
+    """Proximal policy optimisation with four models: policy, value, reference, reward."""
+
+    steps: int = setting(
+        500, source="ours", doc="steps after the warm-up; a step is one batch of replies", ge=0
+    )
+    value_warmup_steps: int = setting(
+        50, source="report §3.2.2", doc="steps before these: value model only", ge=0
+    )
+    prompts_per_step: int = setting(64, source="ours", ge=1)
+    responses: int = setting(2, source="report §3.2.2", doc="replies sampled for each query", ge=1)
+    top_p: float = setting(0.9, source="report §3.2.2", doc="of the policy when sampling", gt=0, le=1)
+    temperature: float = setting(1.0, source="ours", gt=0)
+    max_new_tokens: int = setting(512, source="ours", doc="a longer reply is cut off", ge=1)
+    max_prompt: Count = setting(1024, source="ours", doc="longer prompts are skipped and counted", ge=1)
+    max_skipped: float = setting(
+        0.05, source="ours", doc="share of unusable prompts above which the file is refused", ge=0, le=1
+    )
+
+    kl_coef: float = setting(
+        0.04, source="report §3.2.2", doc="of each token's log-ratio to the reference", ge=0
+    )
+    reward_norm: Literal["mean", "mean-std", "none"] = setting(
+        "mean",
+        source="report §3.2.2",
+        doc="subtract the running mean (mean-std: and divide by the running std)",
+    )
+    cutoff_reward: float = setting(
+        -1.0,
+        source="ours",
+        doc="normalised reward of a cut-off reply, which has no end token to be scored at",
+    )
+    reward_limit: float = setting(10.0, source="ours", doc="normalised rewards are clipped to +- this", gt=0)
+    gamma: float = setting(1.0, source="ours", doc="discount a token", gt=0, le=1)
+    gae_lambda: float = setting(0.95, source="ours", ge=0, le=1)
+    whiten: bool = setting(True, source="ours", doc="advantages to mean 0, variance 1 within a batch")
+    policy_clip: float = setting(0.2, source="ours", doc="ratio stays within 1 +- this", gt=0)
+    value_clip: float | None = setting(
+        0.15, source="report §3.2.2", doc="value stays this near its old one", gt=0
+    )
+    epochs: int = setting(1, source="ours", doc="passes over each batch of replies", ge=1)
+    minibatches: int = setting(4, source="ours", doc="optimizer steps a pass", ge=1)
+    micro_rows: int = setting(16, source="ours", doc="replies a forward pass; gradients accumulate", ge=1)
+
+    policy_optim: PolicyOptim = setting(PolicyOptim(), source="report §3.2.2")
+    value_optim: ValueOptim = setting(ValueOptim(), source="report §3.2.2")
+    pretrain_coef: float = setting(
+        0.1,
+        source="ours",
+        doc="of the pretrained gradient; the report warns of too large and too small",
+        ge=0,
+    )
+    pretrain_batch: int = setting(
+        16,
+        source="ours",
+        doc="pretraining sequences for each policy update: many more tokens than PPO's",
+        ge=1,
+    )
+    pretrain_context: Count = setting(2048, source="ours", doc="their length", ge=1)
+
+    true_reward: Literal["primer"] | None = setting(
+        None, source="ours", doc="known true preference, measured and never trained on"
+    )
+    heldout: int = setting(100, source="ours", doc="prompts kept away from training by their hash", ge=0)
+    eval_temperature: float = setting(
+        1.0, source="ours", doc="of the replies compared before and after", ge=0
+    )
+    eval_tokens: Count = setting(
+        16384, source="ours", doc="held-out text for the alignment tax, before and after", ge=0
+    )
+    watchdog: WatchdogConfig = setting(WatchdogConfig(), source="ours")
+    checkpoint_every: int = setting(10, source="ours", ge=1)
+    num_samples: int = setting(6, source="ours", doc="held-out prompts shown before and after", ge=0)
+    precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
+    seed: int = setting(1234, source="ours", doc="order of prompts, sampling, pretraining sequences")
+
+    @model_validator(mode="after")
+    def _divides(self) -> PPOConfig:
+        if self.rows % self.minibatches:
+            raise ValueError(f"{self.rows} replies a step do not divide into {self.minibatches} minibatches")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Replies a step."""
+        return self.prompts_per_step * self.responses
+
+    @property
+    def total_steps(self) -> int:
+        """Warm-up included."""
+        return self.value_warmup_steps + self.steps
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of the policy in one step."""
+        return self.epochs * self.minibatches

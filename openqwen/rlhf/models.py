@@ -1,0 +1,74 @@
+"""The four models of PPO and what they share.
+
+Report §3.2.2: policy, value, reference and reward model. The reference is the policy as it was at the start; the
+value model begins as the reward model (ours; the report leaves open what it begins with).
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from openqwen.core.errors import DataError
+from openqwen.model.heads import ScalarModel
+from openqwen.model.qwen import Qwen
+from openqwen.model.weights import load_model, load_scalar
+from openqwen.rlhf.rollout import Rows
+from openqwen.tokenizer import Tokenizer, load_tokenizer
+from openqwen.train.config import Precision
+from openqwen.train.padding import at_end
+from openqwen.train.precision import autocast, pick_device, pick_dtype
+
+
+@dataclass(frozen=True)
+class Models:
+    """All in evaluation mode: rollout and update must compute the same function, so nothing drops out."""
+
+    policy: Qwen
+    value: ScalarModel
+    reference: Qwen
+    reward: ScalarModel
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.embed.weight.device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The number format of matrix products, the same in scoring and updating."""
+        return autocast(self.dtype, self.device)
+
+    def scores(self, rows: Rows) -> Tensor:
+        """The reward model's (B,) scores, read at each reply's last token."""
+        with self.autocast():
+            return at_end(self.reward(rows.ids_BT, rows.real_BT), rows.real_BT)
+
+
+def load_models(policy: Path, reward: Path, precision: Precision) -> Models:
+    """Refuses a reward model that reads other token ids than the policy writes."""
+    tokenizer = load_tokenizer(policy)
+    theirs = load_tokenizer(reward)
+    if theirs.content != tokenizer.content:
+        raise DataError(
+            "the reward model has another tokenizer than the policy",
+            where=f"{reward} and {policy}",
+            fix="train the reward model from a model with the policy's tokenizer",
+        )
+    device = pick_device()
+    chat = load_model(policy).to(device).eval()
+    scorer = load_scalar(reward).to(device).eval()
+    value = copy.deepcopy(scorer)
+    return Models(
+        policy=chat,
+        value=value,
+        reference=copy.deepcopy(chat).requires_grad_(False),
+        reward=scorer.requires_grad_(False),
+        tokenizer=tokenizer,
+        dtype=pick_dtype(precision, device),
+    )

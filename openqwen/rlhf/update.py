@@ -1,0 +1,195 @@
+"""Scoring a batch of replies with the four models, and the gradients of value and policy.
+
+Report §3.2.2. The KL penalty compares the models' whole distributions (the log-ratio of the sampled token, before
+truncation): inside the support alone, a policy whose nucleus has shrunk to one odd token would look unchanged.
+The policy ratio compares the truncated ones, because from those the tokens were drawn. Both choices are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openqwen.core.shards import Tokens
+from openqwen.rlhf import ppo
+from openqwen.rlhf.config import PPOConfig
+from openqwen.rlhf.models import Models
+from openqwen.rlhf.rollout import Reply, Rows, make_rows, reply_logits, reply_values
+from openqwen.train.loader import batch_at
+from openqwen.train.loss import cross_entropy
+
+Sums = dict[str, list[float]]
+
+
+@dataclass
+class Scored:
+    """Replies of one forward pass with everything the update needs, as it was before the update."""
+
+    rows: Rows
+    logp_BR: Tensor  # under the truncated distribution
+    values_BR: Tensor
+    k1_BR: Tensor  # log-ratio of the whole distributions: what is penalised
+    k3_BR: Tensor
+    exact_kl_N: Tensor
+    entropy_N: Tensor
+    score_B: list[float]  # of the reward model; nan where a cut-off reply has no end token to read it at
+    advantages_BR: Tensor
+    returns_BR: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.rows.tokens_N)
+
+
+def plan(replies: Sequence[Reply], models: Models, config: PPOConfig, step: int) -> list[list[Rows]]:
+    """Minibatches as lists of forward passes. Who shares a minibatch is drawn by the step's seed; within one,
+    replies of like length go together. Scoring and updating use these very tensors."""
+    order = np.random.default_rng([config.seed, step, 1]).permutation(len(replies))
+    minibatches = []
+    for part in np.split(order, config.minibatches):
+        members = sorted((replies[i] for i in part), key=lambda reply: len(reply.prompt.ids) + len(reply.ids))
+        groups = [members[i : i + config.micro_rows] for i in range(0, len(members), config.micro_rows)]
+        minibatches.append([make_rows(group, models.tokenizer.vocab_size, models.device) for group in groups])
+    return minibatches
+
+
+def visits(config: PPOConfig, step: int) -> list[int]:
+    """The order in which minibatches are visited: the first epoch as planned, later ones shuffled."""
+    rng = np.random.default_rng([config.seed, step, 2])
+    first = list(range(config.minibatches))
+    return first + [int(i) for _ in range(config.epochs - 1) for i in rng.permutation(config.minibatches)]
+
+
+@torch.no_grad()
+def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
+    """One pass of each of the four models over the rows."""
+    mask_BR = rows.mask_BR
+    with models.autocast():
+        logits_NV = reply_logits(models.policy, rows, config.temperature)
+        ref_logits_NV = reply_logits(models.reference, rows, config.temperature)
+        values_N = reply_values(models.value, rows)
+    support_NV = rows.support.dense()
+    whole_N = ppo.token_logp(logits_NV, rows.tokens_N)
+    ref_N = ppo.token_logp(ref_logits_NV, rows.tokens_N)
+    scores = models.scores(rows).tolist()
+    empty_BR = torch.zeros(mask_BR.shape, device=models.device)
+    return Scored(
+        rows=rows,
+        logp_BR=ppo.unflatten(ppo.truncated_logp(logits_NV, support_NV, rows.tokens_N), mask_BR),
+        values_BR=ppo.unflatten(values_N, mask_BR),
+        k1_BR=ppo.unflatten(ppo.kl_k1(whole_N, ref_N), mask_BR),
+        k3_BR=ppo.unflatten(ppo.kl_k3(whole_N, ref_N), mask_BR),
+        exact_kl_N=ppo.exact_kl(logits_NV, ref_logits_NV),
+        entropy_N=ppo.truncated_entropy(logits_NV, support_NV),
+        score_B=[s if reply.finished else math.nan for s, reply in zip(scores, rows.replies)],
+        advantages_BR=empty_BR,
+        returns_BR=empty_BR,
+    )
+
+
+def normalise(
+    scores: Sequence[float], finished: Sequence[bool], moments: ppo.RunningMoments, config: PPOConfig
+) -> list[float]:
+    """Rewards as PPO sees them: by the running mean, clipped; the penalty for a cut-off reply; 0 for a score
+    that is not a number, which is counted and must not steer anything."""
+    shift = 0.0 if config.reward_norm == "none" else moments.mean
+    scale = moments.std if config.reward_norm == "mean-std" else 1.0
+    limit = config.reward_limit
+    rewards = []
+    for value, whole in zip(scores, finished):
+        if not whole:
+            rewards.append(config.cutoff_reward)
+        else:
+            rewards.append(min(limit, max(-limit, (value - shift) / scale)) if math.isfinite(value) else 0.0)
+    return rewards
+
+
+def credit(
+    batch: Sequence[Scored], moments: ppo.RunningMoments, config: PPOConfig
+) -> tuple[ppo.RunningMoments, list[float]]:
+    """Fills in advantages and returns of the whole batch; returns the moments with this batch's scores added."""
+    moments = moments.update([s for scored in batch for s in scored.score_B if math.isfinite(s)])
+    seen: list[float] = []
+    for scored in batch:
+        finished = [reply.finished for reply in scored.rows.replies]
+        rewards = normalise(scored.score_B, finished, moments, config)
+        seen += rewards
+        mask_BR = scored.rows.mask_BR
+        reward_B = torch.tensor(rewards, dtype=torch.float32, device=mask_BR.device)
+        rewards_BR = ppo.penalised_rewards(reward_B, scored.k1_BR, mask_BR, config.kl_coef)
+        scored.advantages_BR, scored.returns_BR = ppo.gae(
+            rewards_BR, scored.values_BR, mask_BR, config.gamma, config.gae_lambda
+        )
+    if config.whiten:
+        flat_N = torch.cat([ppo.flatten(s.advantages_BR, s.rows.mask_BR) for s in batch])
+        white_N = ppo.whiten(flat_N, torch.ones_like(flat_N, dtype=torch.bool))
+        for scored, part_N in zip(batch, white_N.split([s.num_tokens for s in batch])):
+            scored.advantages_BR = ppo.unflatten(part_N, scored.rows.mask_BR)
+    return moments, seen
+
+
+def value_gradient(models: Models, minibatch: Sequence[Scored], config: PPOConfig, sums: Sums) -> float:
+    """Accumulates the gradient of the clipped value loss of a minibatch; returns the loss."""
+    num_tokens = sum(scored.num_tokens for scored in minibatch)
+    total = 0.0
+    for scored in minibatch:
+        mask_BR = scored.rows.mask_BR
+        with models.autocast():
+            values_BR = ppo.unflatten(reply_values(models.value, scored.rows), mask_BR)
+        loss, held = ppo.value_loss(
+            values_BR, scored.values_BR, scored.returns_BR, mask_BR, config.value_clip, num_tokens
+        )
+        loss.backward()
+        total += loss.item()
+        sums["value_clipped"].append(held.item())
+        sums["value_tokens"].append(scored.num_tokens)
+    return total
+
+
+def policy_gradient(models: Models, minibatch: Sequence[Scored], config: PPOConfig, sums: Sums) -> float:
+    """Accumulates the gradient of the clipped surrogate of a minibatch; returns the loss."""
+    num_tokens = sum(scored.num_tokens for scored in minibatch)
+    total, widest = 0.0, 0.0
+    for scored in minibatch:
+        rows = scored.rows
+        with models.autocast():
+            logits_NV = reply_logits(models.policy, rows, config.temperature)
+        logp_N = ppo.truncated_logp(logits_NV, rows.support.dense(), rows.tokens_N)
+        logp_BR = ppo.unflatten(logp_N, rows.mask_BR)
+        loss, held = ppo.policy_loss(
+            logp_BR, scored.logp_BR, scored.advantages_BR, rows.mask_BR, config.policy_clip, num_tokens
+        )
+        loss.backward()
+        total += loss.item()
+        log_ratio = (logp_BR - scored.logp_BR).detach()
+        widest = max(widest, log_ratio.abs().max().item())
+        sums["ratio_max"].append(log_ratio.max().exp().item())
+        sums["ratio_min"].append(log_ratio.min().exp().item())
+        sums["policy_clipped"].append(held.item())
+        sums["policy_tokens"].append(scored.num_tokens)
+        sums["approx_kl"].append(ppo.kl_k3(scored.logp_BR, logp_BR.detach())[rows.mask_BR].sum().item())
+    sums["log_ratio"].append(widest)  # the first of a step is taken before any update
+    return total
+
+
+def pretrained_gradient(models: Models, tokens: Tokens, update: int, config: PPOConfig, sums: Sums) -> float:
+    """Accumulates the pretrained gradient: next-token loss on pretraining text times its coefficient."""
+    if config.pretrain_coef == 0:
+        return 0.0
+    ids_BT = batch_at(tokens, update, config.pretrain_batch, config.pretrain_context, config.seed)
+    total = 0.0
+    for part_BT in ids_BT.split(config.micro_rows):
+        part_BT = part_BT.to(models.device)
+        with models.autocast():
+            hidden = models.policy.hidden(part_BT[:, :-1])  # (b, T, C)
+            loss, _ = cross_entropy(hidden.flatten(0, 1), models.policy.head.weight, part_BT[:, 1:].flatten())
+        loss = loss / (config.pretrain_batch * config.pretrain_context)
+        (config.pretrain_coef * loss).backward()
+        total += loss.item()
+    sums["pretrain_loss"].append(total)
+    return config.pretrain_coef * total
