@@ -21,11 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openqwen.chat.messages import DEFAULT_SYSTEM
 from openqwen.core.errors import UsageError
 
 STOP = ("Observation:", "Observation:\n")
 KNOWN = "I now know the final answer."
-DEFAULT_SYSTEM = "You are a helpful assistant."
 
 Tool = Mapping[str, Any]
 Message = dict[str, str]

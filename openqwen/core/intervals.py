@@ -1,4 +1,4 @@
-"""Confidence intervals for proportions.
+"""Confidence intervals for proportions and means.
 
 Ours: the report prints bare percentages; small test sets need the interval beside them.
 """
@@ -6,6 +6,8 @@ Ours: the report prints bare percentages; small test sets need the interval besi
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 
 
 def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -21,3 +23,12 @@ def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]
     centre = (p + z2 / (2 * total)) / (1 + z2 / total)
     half = z * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total)) / (1 + z2 / total)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap(values: Sequence[float], seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of a mean, from resampling with replacement. Needs at least one value."""
+    if not values:
+        raise ValueError("no values")
+    rng = random.Random(seed)
+    means = sorted(math.fsum(rng.choices(values, k=len(values))) / len(values) for _ in range(resamples))
+    return means[int(0.025 * resamples)], means[max(0, math.ceil(0.975 * resamples) - 1)]

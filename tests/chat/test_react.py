@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwen.chat import react
+from openqwen.chat.messages import DEFAULT_SYSTEM
 from openqwen.core.errors import UsageError
 
 SEARCH = {
@@ -67,7 +68,7 @@ def chatml_text(messages: list[dict[str, str]]) -> str:
 @pytest.mark.shared
 def test_prompts_equal_released(shared: Path) -> None:
     for case in oracle(shared, "react_prompt"):
-        messages = [{"role": "system", "content": react.DEFAULT_SYSTEM}]
+        messages = [{"role": "system", "content": DEFAULT_SYSTEM}]
         for query, answer in case["chat_history"]:
             messages.append({"role": "user", "content": query})
             if answer:

@@ -1,0 +1,229 @@
+"""Tools: typed Python functions with a declaration, and calls that are checked before they run.
+
+Report §3.4, §A.3 (tools described in the prompt in Qwen's plugin form). Ours: schemas from signatures, validation,
+and that whatever goes wrong in a call comes back to the model as an observation.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from openqwen.chat import react
+from openqwen.core.errors import UsageError, did_you_mean
+
+_JSON_TYPES: dict[Any, str] = {
+    str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object",
+}  # fmt: skip
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "string": lambda v: isinstance(v, str),
+    "integer": lambda v: isinstance(v, int) and not isinstance(v, bool),
+    "number": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+    "boolean": lambda v: isinstance(v, bool),
+    "array": lambda v: isinstance(v, list),
+    "object": lambda v: isinstance(v, dict),
+    "null": lambda v: v is None,
+}
+
+
+class CallError(Exception):
+    """A call that cannot be made or failed; its text goes back to the model."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A declaration in Qwen's plugin form (or OpenAI's function form) and what runs it."""
+
+    declaration: Mapping[str, Any]
+    function: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        return react.tool_name(self.declaration)
+
+
+def from_function(function: Callable[..., Any], human: str | None = None) -> Tool:
+    """A tool from a typed function: name, docstring and signature become the declaration.
+
+    Raises UsageError for a parameter without a type or with one JSON cannot carry.
+    """
+    hints = get_type_hints(function)
+    parameters = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name not in hints:
+            raise UsageError(
+                f"parameter '{name}' has no type", where=f"tool {function.__name__}", fix="annotate it"
+            )
+        parameters.append(
+            {
+                "name": name,
+                "description": "",
+                "required": parameter.default is inspect.Parameter.empty,
+                "schema": schema_of(hints[name], f"tool {function.__name__}, parameter {name}"),
+            }
+        )
+    declaration = {
+        "name_for_human": human or function.__name__,
+        "name_for_model": function.__name__,
+        "description_for_model": inspect.getdoc(function) or "",
+        "parameters": parameters,
+    }
+    return Tool(declaration, function)
+
+
+def schema_of(annotation: Any, where: str = "") -> dict[str, Any]:
+    """JSON schema of a Python type. `list[int]` -> `{"type": "array", "items": {"type": "integer"}}`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        kinds = [a for a in arguments if a is not type(None)]
+        if len(kinds) == 1:
+            return schema_of(kinds[0], where)
+    if origin is list and arguments:
+        return {"type": "array", "items": schema_of(arguments[0], where)}
+    found = _JSON_TYPES.get(origin or annotation)
+    if found is None:
+        known = "str, int, float, bool, list, dict, Literal"
+        raise UsageError(f"type {annotation} has no JSON form", where=where, fix=f"use one of {known}")
+    return {"type": found}
+
+
+def json_schema(declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments' schema of a declaration in either form."""
+    parameters = declaration.get("parameters", [])
+    if isinstance(parameters, Mapping):
+        return dict(parameters)
+    schemas = {p["name"]: p.get("schema") or {"type": p.get("type", "string")} for p in parameters}
+    required = [p["name"] for p in parameters if p.get("required")]
+    return {"type": "object", "properties": schemas, "required": required, "additionalProperties": False}
+
+
+def problems(value: Any, schema: Mapping[str, Any], place: str = "arguments") -> list[str]:
+    """What is wrong with a value: the parts of JSON schema that declarations use (type, enum, properties, items)."""
+    if "enum" in schema and value not in schema["enum"]:
+        return [f"{place} must be one of {json.dumps(schema['enum'], ensure_ascii=False)}"]
+    kinds = schema.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(_CHECKS[kind](value) for kind in kinds if kind in _CHECKS):
+        return [f"{place} must be {' or '.join(kinds)}, not {json.dumps(value, ensure_ascii=False)[:80]}"]
+    found: list[str] = []
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        found += [f"{name} is missing" for name in schema.get("required", []) if name not in value]
+        for name, part in value.items():
+            if name in known:
+                found += problems(part, known[name], name)
+            elif schema.get("additionalProperties") is False:
+                found.append(f"there is no argument '{name}'.{did_you_mean(name, known)}")
+    if isinstance(value, list) and "items" in schema:
+        for i, part in enumerate(value):
+            found += problems(part, schema["items"], f"{place}[{i}]")
+    return found
+
+
+def read_arguments(text: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments a model wrote, checked against the declaration. CallError says what to mend."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CallError(f"the arguments are not a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise CallError("the arguments are not a JSON object")
+    if found := problems(value, json_schema(declaration)):
+        raise CallError("; ".join(found))
+    return value
+
+
+class Toolbox:
+    """The tools of one conversation."""
+
+    def __init__(self, tools: Iterable[Tool], seconds: float = 5.0, max_observation: int = 1000) -> None:
+        self.tools = {tool.name: tool for tool in tools}
+        self.seconds, self.max_observation = seconds, max_observation
+
+    @property
+    def declarations(self) -> list[Mapping[str, Any]]:
+        return [tool.declaration for tool in self.tools.values()]
+
+    def call(self, name: str, arguments: str) -> tuple[str, str | None]:
+        """(observation, error or None). Never raises for what a model or a tool does wrong."""
+        try:
+            if name not in self.tools:
+                raise CallError(f"there is no tool '{name}'; use one of: {', '.join(self.tools)}")
+            tool = self.tools[name]
+            values = read_arguments(arguments, tool.declaration)
+            return self.shorten(_as_text(_within(self.seconds, tool.function, values))), None
+        except CallError as error:
+            return self.shorten(f"Error: {error}"), str(error)
+
+    def shorten(self, text: str) -> str:
+        """At most `max_observation` characters, and says what was left out."""
+        if len(text) <= self.max_observation:
+            return text
+        return f"{text[: self.max_observation]} ... ({len(text) - self.max_observation} more characters)"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value.encode(
+            "utf-8", "replace"
+        ).decode()  # half a surrogate pair can be neither encoded nor stored
+    if isinstance(value, (bytes, bytearray)):
+        raise CallError(f"the tool returned {len(value)} bytes that are not text")
+    try:
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
+    except (TypeError, ValueError) as error:
+        raise CallError(f"the tool returned something that is not JSON: {error}") from error
+
+
+def _within(seconds: float, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Runs a call in a daemon thread: one that hangs costs its thread, not the conversation."""
+    box: list[Any] = []
+
+    def work() -> None:
+        try:
+            box.append((True, function(**values)))
+        except Exception as error:  # whatever a tool raises is the model's to read
+            box.append((False, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not box:
+        raise CallError(f"no result after {seconds:g} seconds")
+    done, value = box[0]
+    if not done:
+        raise CallError(f"{type(value).__name__}: {value}")
+    return value
+
+
+def tools_for(item: Mapping[str, Any]) -> list[Tool]:
+    """The runnable tools of a recorded conversation."""
+    return recorded(item)
+
+
+def recorded(item: Mapping[str, Any]) -> list[Tool]:
+    """The tools of a recorded conversation: a call that was recorded gives the recorded observation again."""
+    return [Tool(tool, _replay(react.tool_name(tool), item.get("steps") or [])) for tool in item["tools"]]
+
+
+def _replay(name: str, steps: Iterable[Mapping[str, Any]]) -> Callable[..., str]:
+    known = {_key(s["action_input"]): str(s["observation"]) for s in steps if s["action"] == name}
+
+    def answer(**arguments: Any) -> str:
+        if _key(arguments) not in known:
+            raise CallError("no result is recorded for these arguments")
+        return known[_key(arguments)]
+
+    return answer
+
+
+def _key(arguments: Any) -> str:
+    value = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,23 @@
+"""Settings of the evaluation stage. Torch-free.
+
+Report §2.6 and §3.3 (greedy decoding, few-shot and zero-shot); sizes are ours.
+"""
+
+from __future__ import annotations
+
+from openqwen.core.config import Config, Count, setting
+
+
+class EvalsConfig(Config):
+    """Which part of each item set is used, and how it is decoded."""
+
+    seed: int = setting(1, source="ours", doc="choice of items and bootstrap intervals")
+    choice_items: Count = setting(60, source="ours", gt=0, doc="items of each multiple-choice set")
+    text_items: Count = setting(40, source="ours", gt=0, doc="items of each set answered in text")
+    code_items: Count = setting(20, source="ours", gt=0, doc="items of each set answered in code")
+    heldout_items: Count = setting(300, source="ours", gt=0, doc="held-out questions for the chat models")
+    preference_items: Count = setting(200, source="ours", gt=0, doc="held-out prompts for Figure 4")
+    max_tokens: Count = setting(96, source="ours", gt=0, doc="longest reply to a question")
+    batch_size: int = setting(64, source="ours", gt=0, doc="sequences generated together")
+    margin: float = setting(0.25, source="ours", ge=0, doc="true scores closer than this are a tie (Figure 4)")
+    resamples: Count = setting(1000, source="ours", gt=0, doc="bootstrap resamples of an interval")
