@@ -52,9 +52,14 @@ def table_4(rows: Sequence[tuple[str, dict[str, Accuracy]]], notes: Sequence[str
     table = published(4)
     known = {column["name"] for column in table["columns"]}
     ours = dict.fromkeys(name for _, cells in rows for name in cells if name not in known)
-    table["columns"] += [{"name": name, "metric": "accuracy", "shots": None} for name in ours]
+    table["columns"] += [{"name": name, "metric": "pairwise accuracy %", "shots": 0} for name in ours]
     table["rows"] += [
-        {"model": name, "origin": "ours", "cells": {c: cell(a) for c, a in cells.items()}}
+        {
+            "model": name,
+            "origin": "ours",
+            "group": "openqwen",
+            "cells": {c: cell(a) for c, a in cells.items()},
+        }
         for name, cells in rows
     ]
     table["notes"] += notes

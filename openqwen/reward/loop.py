@@ -173,10 +173,10 @@ def _report(
     ours = by_task(heldout.items, after)
     # The prompt counts in both lengths of a pair, so it does not matter that it is counted.
     baseline = length_accuracy(*([pair.lengths for pair in pairs.items] for pairs in (train, heldout)))
-    rows = [(f"openqwen {config.label}", ours), ("longer or shorter reply", {HELDOUT: baseline})]
+    rows = [(config.label, ours), ("longer or shorter reply", {HELDOUT: baseline})]
     facts: dict[str, Any] = {}
     if before is not None:
-        rows.insert(0, ("openqwen PMP (before finetuning)", by_task(heldout.items, before)))
+        rows.insert(0, ("PMP (before finetuning)", by_task(heldout.items, before)))
         facts["accuracy_before"] = rows[0][1][HELDOUT].value
     measured = ours[HELDOUT]
     notes = [
