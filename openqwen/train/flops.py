@@ -1,8 +1,7 @@
-"""Parameters, floating-point operations and the share of the machine's matrix rate that training reaches.
+"""Floating-point operations and the share of the machine's matrix rate that training reaches.
 
 Ours. A multiplication and an addition count as two; matrix products only, recomputation never counted. Backward costs
-twice the forward pass. Shapes: C hidden, F ffn, L layers, T context, V vocabulary.
-"""
+twice the forward pass."""
 
 from __future__ import annotations
 
@@ -10,31 +9,18 @@ import time
 
 import torch
 
-
-def num_parameters(hidden: int, layers: int, ffn: int, vocab: int) -> int:
-    """Of the Qwen architecture: untied embeddings, biases on query, key and value only.
-
-    >>> num_parameters(4096, 32, 11008, 151936)
-    7721324544
-    """
-    layer = 4 * hidden * hidden + 3 * hidden + 3 * hidden * ffn + 2 * hidden
-    return layers * layer + 2 * vocab * hidden + hidden
+from openqwen.model.config import ModelConfig
 
 
 def flops_per_token(
-    hidden: int,
-    layers: int,
-    ffn: int,
-    vocab: int,
-    context: int,
-    *,
-    causal: bool = True,
-    backward: bool = True,
+    config: ModelConfig, context: int, *, causal: bool = True, backward: bool = True
 ) -> float:
-    """Of one token in a sequence of `context`. causal: count only the half of the scores that is used."""
-    matrices = layers * (4 * hidden * hidden + 3 * hidden * ffn) + vocab * hidden
-    attention = layers * 2 * hidden * context * (0.5 if causal else 1.0)
-    return (6 if backward else 2) * (matrices + attention)
+    """Of one token in a sequence of `context` tokens. causal: count only the half of the scores that is used."""
+    hidden, heads, kv_heads = config.hidden_size, config.num_heads, config.kv_heads
+    attention = hidden * config.head_dim * (heads + 2 * kv_heads) + hidden * hidden  # qkv and out
+    matrices = config.num_layers * (attention + 3 * hidden * config.ffn) + config.vocab_size * hidden
+    scores = config.num_layers * 2 * hidden * context * (0.5 if causal else 1.0)  # q k and weights v
+    return (6 if backward else 2) * (matrices + scores)
 
 
 def mfu(tokens_per_second: float, flops_of_token: float, peak_flops: float) -> float:

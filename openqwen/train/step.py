@@ -52,7 +52,8 @@ def clip_and_step(
         else [p for g in optimizer.param_groups for p in g["params"]]
     )
     norm = float(torch.nn.utils.clip_grad_norm_(params, config.clip, foreach=True))
-    if math.isfinite(norm) and math.isfinite(float(loss)):
+    loss = float(loss.detach()) if isinstance(loss, Tensor) else loss
+    if math.isfinite(norm) and math.isfinite(loss):
         optimizer.step()
         guard.in_a_row = 0
     else:
@@ -61,7 +62,7 @@ def clip_and_step(
     optimizer.zero_grad(set_to_none=True)
     if guard.in_a_row >= guard.limit:
         raise OpenQwenError(
-            f"loss or gradient was not finite in {guard.in_a_row} steps in a row (loss {float(loss)}, norm {norm})",
+            f"loss or gradient was not finite in {guard.in_a_row} steps in a row (loss {loss}, norm {norm})",
             where=f"step {step}",
             fix="lower optim.lr, lengthen the warm-up, or look at these steps' documents; "
             "the checkpoints before them are kept",

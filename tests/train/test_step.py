@@ -9,11 +9,14 @@ import signal
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from openqwen.core.config import fields_without_source
 from openqwen.core.errors import Interrupted, OpenQwenError
+from openqwen.model.config import ModelConfig
+from openqwen.model.qwen import Qwen
 from openqwen.train import flops, precision
 from openqwen.train.config import OptimConfig, ScheduleConfig
 from openqwen.train.optimizer import make_optimizer
@@ -112,27 +115,34 @@ def test_clipping_scales_to_the_norm() -> None:
     assert weight.grad is None
 
 
-def test_parameter_counts_of_the_released_models() -> None:
-    assert flops.num_parameters(2048, 24, 5504, 151936) == 1_836_828_672
-    assert flops.num_parameters(5120, 40, 13696, 152064) == 14_167_290_880
-
-
-def test_flops_formula_equals_torchs_count() -> None:
-    hidden, ffn, vocab, context, heads = 12, 20, 31, 7, 3
-    qkv, out = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
-    up, gate, down = nn.Linear(hidden, ffn), nn.Linear(hidden, ffn), nn.Linear(ffn, hidden)
-    head = nn.Linear(hidden, vocab)
-    x = torch.randn(2, context, hidden, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        q, k, v = (t.view(2, context, heads, -1).transpose(1, 2) for t in qkv(x).split(hidden, -1))
-        scores = (q @ k.transpose(-1, -2)).softmax(-1)
-        h = out((scores @ v).transpose(1, 2).reshape(2, context, hidden))
-        head(down(up(h) * gate(h))).sum().backward()
-    ours = flops.flops_per_token(hidden, 1, ffn, vocab, context, causal=False)
-    assert counter.get_total_flops() == ours * 2 * context
-    assert flops.flops_per_token(hidden, 1, ffn, vocab, context, causal=False, backward=False) == ours / 3
-    assert ours - flops.flops_per_token(hidden, 1, ffn, vocab, context) == 6 * hidden * context
+@pytest.mark.parametrize("kv_heads", [None, 1])
+def test_flops_formula_equals_torchs_count_of_the_model(kv_heads: int | None) -> None:
+    config = ModelConfig(
+        vocab_size=31,
+        hidden_size=24,
+        num_layers=2,
+        num_heads=3,
+        num_kv_heads=kv_heads,
+        ffn_size=20,
+        max_length=64,
+    )
+    model, ids = Qwen(config), torch.randint(0, 31, (2, 7))
+    forward = flops.flops_per_token(config, 7, causal=False, backward=False)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logits = model(ids)
+    assert counter.get_total_flops() == forward * ids.numel()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logits.sum().backward()
+    assert counter.get_total_flops() == 2 * forward * ids.numel()
+    both = flops.flops_per_token(config, 7, causal=False)
+    assert both == 3 * forward
+    assert both - flops.flops_per_token(config, 7) == 6 * 2 * 24 * 7  # half the scores of two layers
     assert flops.mfu(1000, 1e9, 4e12) == 0.25
+
+
+def test_measured_peak_is_a_rate_of_products() -> None:
+    peak = flops.measured_peak(torch.float32, size=256, seconds=0.05)
+    assert 1e8 < peak < 1e14
 
 
 def test_precision() -> None:

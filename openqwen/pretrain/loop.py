@@ -1,0 +1,197 @@
+"""Pretraining, from token shards to a base model.
+
+Report §2.4: next-token prediction over documents shuffled, merged and cut to the context length, AdamW, cosine
+schedule, BFloat16 mixed precision. Ours: exact resume, validation in bits per byte, the n-gram model it must beat.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openqwen.core.artifact import Artifact, Run, find, open_inputs, stage_run, write_jsonl
+from openqwen.core.config import Resolved
+from openqwen.core.console import Progress
+from openqwen.core.errors import DataError
+from openqwen.core.shards import Tokens, open_tokens
+from openqwen.model.qwen import Qwen
+from openqwen.model.weights import load_model, save_model
+from openqwen.pretrain.config import PretrainConfig
+from openqwen.pretrain.heldout import HeldOut, bits_per_byte, held_out
+from openqwen.tokenizer import load_tokenizer
+from openqwen.tokenizer.tokenizer import Tokenizer
+from openqwen.train import checkpoint, precision
+from openqwen.train.flops import flops_per_token
+from openqwen.train.loader import batch_at, num_pieces
+from openqwen.train.loss import cross_entropy
+from openqwen.train.optimizer import make_optimizer
+from openqwen.train.sample import greedy
+from openqwen.train.schedule import lr_at, set_lr
+from openqwen.train.signals import stop_on_signal
+from openqwen.train.step import Guard, clip_and_step
+
+
+def run(resolved: Resolved[PretrainConfig], inputs: dict[str, Path], out: Path) -> Artifact:
+    """Trains the base model of `resolved.config` into `out`. Inputs: tokens, tokenizer, optionally a model to go on from."""
+    opened = open_inputs(inputs, {"tokens": "tokens", "tokenizer": "tokenizer", "model": "model"})
+    tokenizer = load_tokenizer(inputs["tokenizer"])
+    tokens = open_tokens(inputs["tokens"], "train")
+    check(resolved.config, tokens, tokenizer, inputs["tokens"])
+    with stage_run(out, "model", resolved, opened) as stage:
+        train(
+            resolved.config,
+            tokens,
+            open_tokens(inputs["tokens"], "valid"),
+            tokenizer,
+            stage,
+            inputs.get("model"),
+        )
+    shutil.rmtree(out / "checkpoints")  # only now: DONE stands, nothing will continue from them
+    finished = find(out)
+    assert finished is not None
+    return finished
+
+
+def check(config: PretrainConfig, tokens: Tokens, tokenizer: Tokenizer, path: Path) -> None:
+    """What would otherwise fail, or train nonsense, after the start."""
+    if tokens.meta["tokenizer"] != tokenizer.content:
+        raise DataError(
+            "the token shards were made with another tokenizer",
+            where=str(path),
+            fix="pack the corpus again with this tokenizer",
+        )
+    num_pieces(tokens, config.context)
+
+
+def train(
+    config: PretrainConfig, tokens: Tokens, valid: Tokens, tokenizer: Tokenizer, stage: Run, base: Path | None
+) -> None:
+    """The run: everything between the inputs and the files of the artefact."""
+    device = precision.pick_device()
+    dtype = precision.pick_dtype(config.precision, device)
+    precision.deterministic(config.seed)
+    model = begin(config, tokenizer, base).to(device).train()
+    optimizer = make_optimizer(model, config.optim)
+    guard = Guard(config.optim.max_bad_steps)
+    text = held_out(valid, tokenizer, config.context, config.eval_tokens)
+
+    modules, optimizers = {"model": model}, {"adamw": optimizer}
+    state = checkpoint.load_latest(stage.checkpoints, modules, optimizers)
+    metrics = stage.open_metrics(state["step"] if state else None)
+    if state is None:
+        bits = bits_per_byte(model, text, config.micro_batch, dtype)
+        metrics.write(0, valid_bits_per_byte=bits)
+        state = {"step": 0, "guard": guard.state(), "bits": bits, "before": samples(config, model, tokenizer)}
+    guard.restore(state["guard"])
+    bits, begun, seconds = state["bits"], state["step"], 0.0
+
+    with Progress("pretrain", config.steps, start=begun) as bar, stop_on_signal() as stop:
+        for step in range(begun, config.steps):
+            clock = time.perf_counter()
+            # ---- one training step --------------------------------------------------------------------------
+            lr = lr_at(step, config.steps, config.optim.lr, config.schedule)
+            set_lr(optimizer, lr)
+            batch = batch_at(tokens, step, config.batch_size, config.context, config.seed)  # (B, T + 1)
+            loss = torch.zeros((), device=device)
+            for part in batch.split(config.micro_batch):
+                ids = part.to(device, non_blocking=True)
+                with precision.autocast(dtype, device):
+                    hidden = model.hidden(ids[:, :-1])  # (b, T, C)
+                    total, _ = cross_entropy(hidden.flatten(0, 1), model.head.weight, ids[:, 1:].flatten())
+                    part_loss = total / config.batch_tokens  # of the whole batch: parts add up to its mean
+                part_loss.backward()
+                loss += part_loss.detach()
+            norm = clip_and_step(optimizer, loss, config.optim, guard, step=step)
+            # ---------------------------------------------------------------------------------------------------
+            seconds += time.perf_counter() - clock
+            done = step + 1
+            bar.update(done, tokens=config.batch_tokens, loss=float(loss), lr=lr)
+            if done % config.log_interval == 0 or done == config.steps:
+                metrics.write(done, loss=float(loss), lr=lr, grad_norm=norm, skipped=guard.skipped)
+            if done % config.eval_interval == 0 or done == config.steps:
+                bits = bits_per_byte(model, text, config.micro_batch, dtype)
+                metrics.write(done, valid_bits_per_byte=bits)
+            if done % config.checkpoint_interval == 0 or done == config.steps or stop:
+                state = {**state, "guard": guard.state(), "bits": bits}
+                saved = checkpoint.save(stage.checkpoints, done, modules, optimizers, state)
+                stage.log(
+                    f"step {done}: {(done - begun) * config.batch_tokens / seconds:.0f} tokens/s, saved {saved.name}"
+                )
+            if stop and done < config.steps:
+                raise stop.interrupted(f"pretraining after step {done}")
+
+    write_jsonl(stage.path / "samples.jsonl", state["before"] + samples(config, model, tokenizer, "after"))
+    save_model(model, stage.path)
+    tokenizer.save(stage.path)
+    rate = (config.steps - begun) * config.batch_tokens / seconds if seconds else None
+    stage.fact(
+        bits_per_byte=bits,
+        ngram_bits_per_byte=ngram_bits_per_byte(config, tokens, text, tokenizer),
+        parameters=model.config.num_parameters,
+        tokens_seen=config.steps * config.batch_tokens,
+        tokens_per_epoch=len(tokens),
+        tokens_per_second=rate,
+        flops_per_second=rate and rate * flops_per_token(model.config, config.context),
+        skipped_steps=guard.skipped,
+        checkpoint=checkpoint_hashes(stage),
+    )
+
+
+def begin(config: PretrainConfig, tokenizer: Tokenizer, base: Path | None) -> Qwen:
+    """A new model, or the one to continue from with this run's length and dropout."""
+    if base is None:
+        model = Qwen(config.model.for_vocabulary(tokenizer.vocab_size, config.context))
+        model.init_weights(config.seed)
+        return model
+    if load_tokenizer(base).content != tokenizer.content:
+        raise DataError("the model to continue from has another tokenizer", where=str(base))
+    model = load_model(base, dtype=torch.float32)
+    return with_config(
+        model, max_length=max(model.config.max_length, config.context), dropout=config.model.dropout
+    )
+
+
+def with_config(model: Qwen, **changes: Any) -> Qwen:
+    """The same weights under a changed config."""
+    changed = Qwen(model.config.model_copy(update=changes))
+    changed.load_state_dict(model.state_dict())
+    return changed
+
+
+def samples(
+    config: PretrainConfig, model: Qwen, tokenizer: Tokenizer, label: str = "before"
+) -> list[dict[str, str]]:
+    """What the model writes after each fixed prompt."""
+    found = []
+    for prompt in config.prompts:
+        ids = greedy(model, tokenizer.encode(prompt), config.sample_tokens, stop=[tokenizer.eos_id])
+        text = tokenizer.decode([i for i in ids if i < tokenizer.vocab_size], skip_special_tokens=True)
+        found.append({"label": label, "prompt": prompt, "text": text})
+    return found
+
+
+def ngram_bits_per_byte(
+    config: PretrainConfig, tokens: Tokens, text: HeldOut, tokenizer: Tokenizer
+) -> float | None:
+    """The same held-out text under an n-gram model of the same training tokens: what counting alone can do."""
+    if config.ngram_order is None:
+        return None
+    from openqwen.data.ngram import KneserNey
+
+    count = max(1, sum(1 for end in tokens.ends if end <= config.ngram_tokens))
+    documents = [tokens.document(number) for number in range(count)]
+    model = KneserNey.fit(documents, order=config.ngram_order, vocab_size=tokenizer.vocab_size)
+    nats = -sum(float(sum(model.logprobs(document))) for document in text.documents)
+    return nats / math.log(2) / text.num_bytes
+
+
+def checkpoint_hashes(stage: Run) -> dict[str, str]:
+    """sha256 of the last checkpoint's files: two runs with equal ones ended in the same bits, optimizer included."""
+    _, last = checkpoint.steps(stage.checkpoints)[-1]
+    return json.loads((last / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
