@@ -1,0 +1,349 @@
+"""The engine: many requests at once through one live model.
+
+Ours. A step computes one rectangle of prompt tokens and one token for every sequence whose prompt is complete,
+then draws for all of them at once. `generate`, `stream` and `loglikelihood` drive the steps themselves; a server
+calls `submit`, `step` and `cancel`.
+
+    engine = Engine(model, tokenizer)
+    engine.generate(["The capital of"], Sampling(temperature=0, max_tokens=16))[0].text
+
+A request's tokens are a function of the request alone. In floating point the logits of a row can still differ in
+the last bit with the size of the batch; `deterministic=True` removes that too (see deterministic.py for its cost).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from openqwen.core.errors import DataError, UsageError
+from openqwen.engine.deterministic import BatchInvariant
+from openqwen.engine.sampler import Draw, Rows, alternatives, penalise, sample
+from openqwen.engine.sampling import Sampling
+from openqwen.engine.scheduler import Piece, Scheduler
+from openqwen.engine.scoring import Pair, loglikelihood
+from openqwen.engine.sequence import Completion, Sequence, TokenScore, Update
+from openqwen.engine.slots import Slots
+from openqwen.engine.text import TextStream
+from openqwen.model.cache import KVCache
+from openqwen.model.qwen import Qwen
+from openqwen.tokenizer import Tokenizer
+
+Prompt = str | Seq[int]
+
+
+class Engine:
+    """Continuous batching over a model that may go on being trained between calls of `generate`.
+
+    max_batch: sequences at once. budget: prompt tokens a step. max_length: longest prompt + reply; None: no limit.
+    Not thread-safe: one thread owns it.
+    """
+
+    def __init__(
+        self,
+        model: Qwen,
+        tokenizer: Tokenizer,
+        max_batch: int = 64,
+        *,
+        budget: int = 2048,
+        max_length: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        if model.config.vocab_size < tokenizer.vocab_size:
+            raise DataError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, the model {model.config.vocab_size} embedding rows",
+                fix="use the tokenizer the model was trained with",
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.max_batch, self.max_length, self.deterministic = max_batch, max_length, deterministic
+        self.end_ids = frozenset((tokenizer.eos_id, tokenizer.im_end_id, tokenizer.im_start_id))
+        self._slots: Slots | None = None
+        self.scheduler = Scheduler(max_batch, budget, self._swap, self._claim)
+        self._requests: dict[int, Sequence] = {}
+        self._next = 0
+        self._rows: tuple[list[Sequence], Rows] | None = None
+        self.tokens_computed = self.tokens_reused = 0
+
+    # What people call
+
+    def generate(self, prompts: Seq[Prompt], sampling: Sampling | Seq[Sampling]) -> list[Completion]:
+        """One completion a prompt, in order. One Sampling for all gives prompt i the seed of `fork(i)`."""
+        if isinstance(prompts, str):
+            raise UsageError("prompts must be a list of strings or id lists, not one string")
+        settings = self._settings(sampling, len(prompts))
+        with self._call():
+            order = [self.submit(p, s) for p, s in zip(prompts, settings)]
+            done: dict[int, Completion] = {}
+            while self.scheduler:
+                done.update((u.request, u.completion) for u in self.step() if u.completion is not None)
+        return [done[request] for request in order]
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Update]:
+        """Updates of one request as they come; the last one carries the completion. Closing it cancels."""
+        with self._call():
+            request = self.submit(prompt, sampling, stream=True)
+            try:
+                while request in self._requests:
+                    yield from self.step()
+            finally:
+                self.cancel(request)
+
+    def loglikelihood(self, pairs: Seq[Pair]) -> list[tuple[float, bool]]:
+        """For each (prefix ids, continuation ids): log-probability of the continuation, and is it greedy?"""
+        with self._call():
+            return loglikelihood(self.model, self.tokenizer, pairs, self.max_batch)
+
+    # What a server calls
+
+    def submit(self, prompt: Prompt, sampling: Sampling, *, stream: bool = False) -> int:
+        """Queues a request and returns its number. stream: updates carry text."""
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        self._check(ids, sampling)
+        stop_ids = self.end_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
+        text = TextStream(self.tokenizer, sampling.stop) if stream or sampling.stop else None
+        sequence = Sequence(self._next, ids, sampling, stop_ids, text)
+        config = self.model.config
+        # Under dynamic NTK a prompt beyond the training length scores its tokens with one RoPE base for all.
+        scored = sampling.prompt_logprobs is not None
+        sequence.whole = scored and config.dynamic_ntk and len(ids) > config.max_length
+        if sampling.penalised:
+            sequence.seen = torch.zeros(self.tokenizer.vocab_size, dtype=torch.bool, device=self.device)
+            sequence.seen[ids] = True
+            sequence.counts = torch.zeros(self.tokenizer.vocab_size, device=self.device)
+        self._next += 1
+        self._requests[sequence.request] = sequence
+        self.scheduler.waiting.append(sequence)
+        return sequence.request
+
+    def cancel(self, request: int) -> Completion | None:
+        """Ends a request now and returns what it has; None if it had ended already."""
+        sequence = self._requests.get(request)
+        if sequence is None:
+            return None
+        sequence.finish_reason = "cancelled"
+        if sequence.text is not None:
+            sequence.text.finish()
+        return self._finish(sequence)
+
+    @torch.no_grad()
+    def step(self) -> list[Update]:
+        """Computes one step for everything that runs; reports the requests that got a token or ended."""
+        with self._evaluating(), BatchInvariant() if self.deterministic else nullcontext():
+            scheduler = self.scheduler
+            scheduler.admit(share=len(scheduler) > 1)
+            decoding = scheduler.running[: scheduler.decoding]
+            hidden, ready = [], list(decoding)
+            if decoding:
+                hidden.append(self._decode(decoding))
+            if pieces := scheduler.pieces():
+                last, finished = self._prefill(pieces)
+                hidden.append(last)
+                ready += finished
+            if not ready:
+                return []
+            return self._draw(torch.cat(hidden), ready)
+
+    def forget(self) -> None:
+        """Drops remembered prompt beginnings; needed when the weights changed between steps."""
+        if self._slots is not None:
+            self._slots.forget(len(self.scheduler.running))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed.weight.device
+
+    # How a step works
+
+    def _decode(self, sequences: list[Sequence]) -> Tensor:
+        """Feeds the newest token of each; hidden states (B, C)."""
+        ids = torch.tensor([s.ids[-1] for s in sequences], device=self.device)[:, None]  # (B, 1)
+        rows = self._cache().select(range(len(sequences)))
+        self.tokens_computed += len(sequences)
+        return self.model.hidden(ids, cache=rows)[:, 0]
+
+    def _prefill(self, pieces: list[Piece]) -> tuple[Tensor, list[Sequence]]:
+        """Feeds pieces of prompts; hidden states (b, C) at the last token of the prompts now complete."""
+        running = self.scheduler.running
+        parts = [running[p.row].prompt[p.start : p.start + p.count] for p in pieces]
+        width = max(map(len, parts))
+        ids = torch.tensor([part + [0] * (width - len(part)) for part in parts], device=self.device)  # (b, T)
+        counts = torch.tensor([len(part) for part in parts], device=self.device)  # (b,)
+        mask = None
+        if min(map(len, parts)) < width:
+            mask = torch.arange(width, device=self.device) < counts[:, None]  # (b, T)
+        rows = self._cache().select([p.row for p in pieces])
+        hidden = self.model.hidden(ids, mask, cache=rows)  # (b, T, C)
+        self.tokens_computed += sum(map(len, parts))
+        for i, piece in enumerate(pieces):
+            if running[piece.row].sampling.prompt_logprobs is not None:
+                self._score_prompt(running[piece.row], piece, hidden[i, : piece.count])
+        complete = [i for i, p in enumerate(pieces) if running[p.row].missing == p.count]
+        last = hidden[complete, counts[complete] - 1]  # (b', C)
+        return last, self.scheduler.feed(pieces)
+
+    def _score_prompt(self, sequence: Sequence, piece: Piece, hidden: Tensor) -> None:
+        """Adds the model's log-probabilities of the prompt tokens that this piece (T, C) predicts."""
+        if not sequence.prompt_scores:
+            sequence.prompt_scores.append(None)
+        targets = sequence.prompt[piece.start + 1 : piece.start + piece.count + 1]
+        count = sequence.sampling.prompt_logprobs or 0
+        for low in range(0, len(targets), 256):  # so that logits of a long prompt never exist at once
+            part = targets[low : low + 256]
+            logits = self._logits(hidden[low : low + len(part)])
+            sequence.prompt_scores += token_scores(logits, part, count)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """(N, C) -> (N, V) float32, without the rows that the embedding is padded with."""
+        return self.model.head(hidden)[:, : self.tokenizer.vocab_size].float()
+
+    def _draw(self, hidden: Tensor, sequences: list[Sequence]) -> list[Update]:
+        """Draws a token for each of the sequences whose last hidden state is given, (B, C)."""
+        scored = [i for i, s in enumerate(sequences) if s.sampling.max_tokens == 0]
+        if scored:  # only the prompt was wanted
+            kept = [i for i, s in enumerate(sequences) if s.sampling.max_tokens > 0]
+            ended = [sequences[i] for i in scored]
+            for sequence in ended:
+                sequence.finish_reason = "length"
+            updates = [Update(s.request, completion=self._finish(s)) for s in ended]
+            return updates + (self._draw(hidden[kept], [sequences[i] for i in kept]) if kept else [])
+        logits = raw = self._logits(hidden)
+        if self._rows is None or self._rows[0] != sequences:
+            samplings = [s.sampling for s in sequences]
+            self._rows = (list(sequences), Rows(samplings, logits.shape[1], logits.device))
+        rows = self._rows[1]
+        if rows.penalised:
+            logits = self._penalise(logits, rows, sequences)
+        drawn = sample(logits, rows, torch.tensor([len(s.ids) for s in sequences], device=logits.device))
+        return self._take(drawn, raw, sequences)
+
+    def _penalise(self, logits: Tensor, rows: Rows, sequences: list[Sequence]) -> Tensor:
+        some = [s for s in sequences if s.seen is not None]
+        which = torch.tensor([i for i, s in enumerate(sequences) if s.seen is not None], device=logits.device)
+        seen = torch.stack([s.seen for s in some if s.seen is not None])  # (b, V)
+        counts = torch.stack([s.counts for s in some if s.counts is not None])  # (b, V)
+        return logits.index_copy(0, which, penalise(logits[which], rows, which, seen, counts))
+
+    def _take(self, drawn: Draw, raw: Tensor, sequences: list[Sequence]) -> list[Update]:
+        ids, logprobs = drawn.ids.tolist(), drawn.logprobs.tolist()
+        updates = []
+        for i, sequence in enumerate(sequences):
+            score: tuple[TokenScore, ...] = ()
+            if sequence.sampling.logprobs is not None:
+                score = tuple(token_scores(raw[i : i + 1], ids[i : i + 1], sequence.sampling.logprobs))
+                sequence.scores += score
+            if sequence.sampling.support and drawn.support is not None:
+                sequence.support.append(drawn.support[i])
+            text = sequence.append(ids[i], logprobs[i])
+            ended = self._finish(sequence) if sequence.finish_reason is not None else None
+            updates.append(Update(sequence.request, (ids[i],), text, score, ended))
+        return updates
+
+    def _finish(self, sequence: Sequence) -> Completion:
+        """Takes a sequence out of the engine."""
+        assert sequence.finish_reason is not None
+        self.scheduler.remove(sequence)
+        del self._requests[sequence.request]
+        self.tokens_reused += sequence.reused
+        settings = sequence.sampling
+        return Completion(
+            ids=sequence.ids,
+            text=self._text(sequence),
+            logprobs=sequence.logprobs,
+            finish_reason=sequence.finish_reason,
+            prompt_ids=sequence.prompt,
+            scores=None if settings.logprobs is None else sequence.scores,
+            prompt_scores=None if settings.prompt_logprobs is None else sequence.prompt_scores,
+            support=sequence.support if settings.support else None,
+            stop=sequence.stop,
+            reused=sequence.reused,
+        )
+
+    def _text(self, sequence: Sequence) -> str:
+        if sequence.text is not None:
+            return sequence.text.text
+        ids = sequence.ids[:-1] if sequence.stop is not None else sequence.ids
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    # Bookkeeping
+
+    def _settings(self, sampling: Sampling | Seq[Sampling], count: int) -> list[Sampling]:
+        if isinstance(sampling, Sampling):
+            return [sampling.fork(i) for i in range(count)]
+        if len(sampling) != count:
+            raise UsageError(f"{count} prompts but {len(sampling)} sampling settings")
+        return list(sampling)
+
+    def _check(self, ids: list[int], sampling: Sampling) -> None:
+        if not ids:
+            raise UsageError("the prompt is empty", fix="give at least one token, for example <|endoftext|>")
+        if min(ids) < 0 or max(ids) >= self.model.config.vocab_size:
+            raise UsageError(f"the prompt has an id outside the vocabulary of {self.model.config.vocab_size}")
+        if any(not 0 <= i < self.tokenizer.vocab_size for i in sampling.logit_bias):
+            raise UsageError(f"logit_bias names an id outside the vocabulary of {self.tokenizer.vocab_size}")
+        total = len(ids) + sampling.max_tokens
+        if self.max_length is not None and total > self.max_length:
+            raise UsageError(
+                f"the prompt's {len(ids)} tokens and {sampling.max_tokens} new ones exceed the context"
+                f" of {self.max_length} tokens",
+                fix="shorten the prompt or ask for fewer tokens",
+            )
+
+    def _cache(self) -> KVCache:
+        return self._ensure_slots().cache
+
+    def _ensure_slots(self) -> Slots:
+        weight = self.model.embed.weight
+        cache = self._slots.cache if self._slots else None
+        if cache is None or cache.device != weight.device or cache.keys[0].dtype != weight.dtype:
+            assert not self.scheduler.running, "the model moved while requests were running"
+            cache = KVCache(
+                self.model.config, self.max_batch + 1, 64, dtype=weight.dtype, device=weight.device
+            )
+            self._slots = Slots(cache, remember=True)
+        assert self._slots is not None
+        return self._slots
+
+    def _swap(self, a: int, b: int) -> None:
+        self._ensure_slots().swap(a, b)
+
+    def _claim(self, sequence: Sequence, row: int) -> int:
+        slots = self._ensure_slots()
+        if sequence.sampling.prompt_logprobs is not None:  # every prompt token must be computed
+            return slots.claim([], row)
+        return slots.claim(sequence.prompt, row)
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """A call that drives the steps itself: the engine must be idle, and the weights may have changed."""
+        if self.scheduler:
+            raise UsageError("the engine is busy with other requests", fix="use submit and step")
+        self.forget()
+        with self._evaluating():
+            try:
+                yield
+            finally:
+                for request in list(self._requests):
+                    self.cancel(request)
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        return _in_evaluation(self.model) if self.model.training else nullcontext()
+
+
+@contextmanager
+def _in_evaluation(model: torch.nn.Module) -> Iterator[None]:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+def token_scores(logits: Tensor, chosen: list[int], count: int) -> list[TokenScore]:
+    """logits (N, V) -> the score of each chosen id with its `count` best alternatives."""
+    own, values, ids = alternatives(logits, torch.tensor(chosen, device=logits.device), count)
+    tops = [tuple(zip(i, v)) for i, v in zip(ids.tolist(), values.tolist())]
+    return [TokenScore(token, logprob, top) for token, logprob, top in zip(chosen, own.tolist(), tops)]
