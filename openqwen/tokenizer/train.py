@@ -20,6 +20,7 @@ from openqwen.tokenizer.pattern import normalise, split
 from openqwen.tokenizer.ranks import byte_order
 
 _SHIFT = 24  # a pair is one int64: left << 24 | right; room for 16 million ids
+_DIGITS = frozenset(b"0123456789")
 _GAP = -1  # the symbol between two pieces
 _GONE = -2  # the right half of a merged pair
 
@@ -76,17 +77,14 @@ def extended(base: Mapping[bytes, int], merges: Iterable[Merge]) -> dict[bytes, 
 
 
 def without_digit_runs(ranks: Mapping[bytes, int]) -> dict[bytes, int]:
-    """A vocabulary to augment, renumbered without the tokens that single-digit splitting can never give.
+    """A vocabulary to augment, renumbered without the longer tokens that hold a digit: digits stand alone (§2.2).
 
-    cl100k_base has 1,110 of them (two and three digits); the released Qwen vocabulary has none.
+    cl100k_base loses 1,100 tokens of two and three digits; what is left, in its order, is exactly the
+    beginning of the released Qwen vocabulary (ranks 0..99155).
     """
-    kept = (token for token, _ in sorted(ranks.items(), key=lambda item: item[1]) if not _digit_run(token))
+    ordered = sorted(ranks.items(), key=lambda item: item[1])
+    kept = (token for token, _ in ordered if len(token) == 1 or not _DIGITS.intersection(token))
     return {token: rank for rank, token in enumerate(kept)}
-
-
-def _digit_run(token: bytes) -> bool:
-    text = token.decode("utf-8", "ignore")
-    return len(text) > 1 and any(char.isnumeric() and len(split(text)) > 1 for char in text)
 
 
 def _symbols(counts: Mapping[str, int], base: Mapping[bytes, int]) -> tuple[np.ndarray, np.ndarray]:
