@@ -1,0 +1,132 @@
+"""Documents on their way through the pipeline, and the account of what was dropped, skipped or damaged.
+
+Ours. Every step is a function from documents to (kept, dropped with reasons); nothing disappears without one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openqwen.core.errors import DataError
+from openqwen.core.jsonl import write_jsonl_zst
+
+
+@dataclass(slots=True)
+class Raw:
+    """A document as found: bytes of HTML, or text already decoded."""
+
+    id: str
+    source: str  # web, text, docs, code or what the record itself says
+    html: bytes | None = None
+    text: str | None = None
+    charset: str | None = None  # as declared by whoever sent the page
+    file: str = ""  # name in the input, by which ground truth refers to it
+
+
+@dataclass(slots=True)
+class Document:
+    """A document with text. `scores` holds every number a filter computed for it."""
+
+    id: str
+    text: str
+    source: str
+    lang: str = ""
+    file: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The form in which it is written."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "source": self.source,
+            "lang": self.lang,
+            "scores": self.scores,
+        }
+
+
+@dataclass(slots=True)
+class Dropped:
+    """A document that ends here, why, and where one exists the document that stays in its place."""
+
+    document: Document
+    reason: str
+    kept: str | None = None  # id of the document it duplicates, or of the benchmark item it holds
+    detail: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The document's record with the reason."""
+        more: dict[str, Any] = {"reason": self.reason}
+        if self.kept is not None:
+            more["of"] = self.kept
+        if self.detail:
+            more["detail"] = self.detail
+        return {**self.document.record(), **more}
+
+
+Step = Callable[[list[Document]], tuple[list[Document], list[Dropped]]]
+
+
+@dataclass(slots=True)
+class Bad:
+    """Counts input that cannot be read, remembers where, and stops the run when there is too much of it."""
+
+    max_fraction: float
+    seen: int = 0
+    records: list[dict[str, str]] = field(default_factory=list)
+
+    def skip(self, where: Path | str, reason: str) -> None:
+        """Notes one unreadable file or record."""
+        self.records.append({"where": str(where), "reason": reason})
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        return dict(Counter(r["reason"].split(":")[0] for r in self.records))
+
+    def check(self, minimum: int = 20) -> None:
+        """DataError when more than `max_fraction` of what was met is unreadable (few records prove nothing)."""
+        total = self.seen + len(self.records)
+        if len(self.records) > minimum and len(self.records) > self.max_fraction * total:
+            first = self.records[0]
+            raise DataError(
+                f"{len(self.records)} of {total} input records are unreadable, "
+                f"more than bad_fraction = {self.max_fraction:g}; the first: {first['reason']}",
+                where=first["where"],
+                fix="look at the files, or raise --bad_fraction",
+            )
+
+
+class Funnel:
+    """What went into each step, what came out, and the dropped documents on disk with their reasons."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[dict[str, Any]] = []
+        folder.mkdir(exist_ok=True)
+
+    def apply(
+        self, name: str, step: Step, documents: list[Document]
+    ) -> tuple[list[Document], list[Dropped]]:
+        """Runs one step, checks that nothing was lost, writes dropped/<name>.jsonl.zst and counts."""
+        kept, dropped = step(documents)
+        assert len(kept) + len(dropped) == len(documents), f"{name} lost documents"
+        self.note(name, len(documents), kept, dropped)
+        return kept, dropped
+
+    def note(self, name: str, num_in: int, kept: Sequence[Document], dropped: Sequence[Dropped]) -> None:
+        """Adds a line to the funnel and writes what the step dropped."""
+        write_jsonl_zst(self.folder / f"{name}.jsonl.zst", (d.record() for d in dropped))
+        reasons = Counter(d.reason for d in dropped)
+        self.steps.append(
+            {
+                "step": name,
+                "in": num_in,
+                "out": len(kept),
+                "bytes_out": sum(len(d.text.encode("utf-8", "replace")) for d in kept),
+                "dropped": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+            }
+        )
