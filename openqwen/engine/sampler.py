@@ -41,7 +41,8 @@ class Rows:
         self.sampled = column([i for i, s in enumerate(samplings) if not s.greedy], torch.int64)
         hot = [s for s in samplings if not s.greedy]
         self.temperature = column([s.temperature for s in hot], torch.float32)
-        self.top_p = column([s.top_p for s in hot], torch.float64)
+        # 1 keeps everything; as infinity, so that rounding of the sum to 1 drops nothing
+        self.top_p = column([s.top_p if s.top_p < 1 else float("inf") for s in hot], torch.float64)
         self.top_k = column([min(s.top_k or vocab_size, vocab_size) for s in hot], torch.int64)
         self.min_p = column([s.min_p for s in hot], torch.float64)
         self.seed = column([s.seed for s in hot], torch.int64)
