@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from openqwen.chat.messages import ASSISTANT, DEFAULT_SYSTEM, SYSTEM, Message, check, with_system
+from openqwen.chat.messages import ASSISTANT, Message, check, with_system
 from openqwen.core.errors import DataError, UsageError
-from openqwen.tokenizer.tokenizer import Allowed, Tokenizer
+from openqwen.tokenizer.tokenizer import IM_END, IM_START, Allowed, Tokenizer
 
 Mask = Literal["report", "released-script"]
 _MASKS = ("report", "released-script")
@@ -68,6 +68,12 @@ def render_prompt(messages: Sequence[Message], tok: Tokenizer) -> list[int]:
 def stop_ids(tok: Tokenizer) -> set[int]:
     """Ids that end a reply: <|im_end|>, <|im_start|> and <|endoftext|>."""
     return {tok.im_end_id, tok.im_start_id, tok.eos_id}
+
+
+def as_text(messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """The conversation as one string, as people print it. Not a way to ids: content could pose as structure."""
+    text = "".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in with_system(messages))
+    return text + (f"{IM_START}{ASSISTANT}\n" if add_generation_prompt else "")
 
 
 def truncated(messages: Sequence[Message], tok: Tokenizer, max_window: int) -> list[Message]:
@@ -127,6 +133,18 @@ def reply_text(ids: Iterable[int], tok: Tokenizer) -> str:
     return tok.decode(kept).strip()
 
 
+def released_reply(prompt_ids: Sequence[int], prompt: str, ids: Sequence[int], tok: Tokenizer) -> str:
+    """The reply as the released decoding finds it, with its two flaws, for comparison with old results.
+
+    Without an <|im_end|> or <|im_start|> the last id is lost; and the prompt is cut off by the length of its text
+    before normalisation, so a prompt that is not NFC takes the beginning of the reply with it.
+    """
+    end = next(
+        (i for i, token_id in enumerate(ids) if token_id in (tok.im_end_id, tok.im_start_id)), len(ids) - 1
+    )
+    return tok.decode([*prompt_ids, *ids[: max(end, 0)]])[len(prompt) :].strip()
+
+
 def _newline(tok: Tokenizer) -> list[int]:
     return tok.encode("\n")
 
@@ -170,16 +188,3 @@ def _split_head(ids: list[int], newline: list[int], at: int) -> tuple[list[int],
         if ids[i : i + len(newline)] == newline:
             return ids[:i], ids[i + len(newline) :]
     raise DataError("a role is followed by a newline", where=f"message at position {at}")
-
-
-__all__ = [
-    "DEFAULT_SYSTEM",
-    "SYSTEM",
-    "Mask",
-    "parse",
-    "render",
-    "render_prompt",
-    "reply_text",
-    "stop_ids",
-    "truncated",
-]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import unicodedata
 from functools import cache
 
+import numpy as np
 import regex
 
 # cl100k's pattern with one change: \p{N} stands for a single digit instead of up to three.
@@ -48,22 +49,17 @@ def normalise(text: str) -> str:
 
 
 def _sorted_marks(match: regex.Match[str]) -> str:
-    """A long run of marks in canonical order: a stable sort by combining class between starters."""
-    out: list[str] = []
-    marks: list[str] = []
-    for char in "".join(map(_decomposed, match[0])):
-        if _combining(char):
-            marks.append(char)
-        else:
-            out += sorted(marks, key=_combining)
-            out.append(char)
-            marks.clear()
-    return "".join(out + sorted(marks, key=_combining))
-
-
-@cache
-def _combining(char: str) -> int:
-    return unicodedata.combining(char)
+    """A long run of marks in canonical order: a stable sort by combining class between starters (class 0)."""
+    marks = match[0]
+    if any(unicodedata.decomposition(char) for char in set(marks)):
+        marks = "".join(map(_decomposed, marks))
+    codes = np.frombuffer(marks.encode("utf-32-le"), np.uint32)
+    table = np.zeros(codes.max() + 1, np.uint8)
+    for char in set(marks):
+        table[ord(char)] = unicodedata.combining(char)
+    classes = table[codes]
+    keys = classes if classes.all() else np.cumsum(classes == 0) * 256 + classes
+    return codes[np.argsort(keys, kind="stable")].tobytes().decode("utf-32-le")
 
 
 @cache
