@@ -65,6 +65,29 @@ def tokens_artefact(path: Path, documents: list[str], held_out: list[str]) -> Pa
     return path
 
 
+def model_artefact(path: Path, seed: int = 0) -> Path:
+    """An untrained model of 28 thousand parameters with the byte tokenizer."""
+    from openqwen.model.config import ModelConfig
+    from openqwen.model.qwen import Qwen
+    from openqwen.model.weights import save_model
+
+    config = ModelConfig(
+        vocab_size=464,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        ffn_size=48,
+        max_length=48,
+        dynamic_ntk=False,
+    )
+    model = Qwen(config)
+    model.init_weights(seed)
+    with stage_run(path, "model", Resolved(NoSettings(), {}), {}):
+        save_model(model, path)
+        byte_tokenizer().save(path)
+    return path
+
+
 def sums(seed: int, count: int) -> list[str]:
     """Little documents with something to learn."""
     rng = np.random.default_rng(seed)
@@ -85,7 +108,7 @@ def conversations(path: Path, seed: int, count: int) -> Path:
 
 # ---- runs in processes of their own, to be killed --------------------------------------------------------------
 _server = multiprocessing.get_context("forkserver")  # torch is imported once, children are forked from there
-_server.set_forkserver_preload(["torch._dynamo", "openqwen.pretrain.loop"])
+_server.set_forkserver_preload(["torch._dynamo", "openqwen.pretrain.loop", "openqwen.sft.loop"])
 
 
 def in_process(run: Callable[..., Any], config: Any, inputs: dict[str, Path], out: Path) -> Any:

@@ -6,12 +6,10 @@ schedule, BFloat16 mixed precision. Ours: exact resume, validation in bits per b
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -139,7 +137,7 @@ def train(
         tokens_per_second=rate,
         flops_per_second=rate and rate * flops_per_token(model.config, config.context),
         skipped_steps=guard.skipped,
-        checkpoint=checkpoint_hashes(stage),
+        checkpoint=checkpoint.hashes(stage.checkpoints),
     )
 
 
@@ -151,17 +149,10 @@ def begin(config: PretrainConfig, tokenizer: Tokenizer, base: Path | None) -> Qw
         return model
     if load_tokenizer(base).content != tokenizer.content:
         raise DataError("the model to continue from has another tokenizer", where=str(base))
-    model = load_model(base, dtype=torch.float32)
-    return with_config(
-        model, max_length=max(model.config.max_length, config.context), dropout=config.model.dropout
-    )
-
-
-def with_config(model: Qwen, **changes: Any) -> Qwen:
-    """The same weights under a changed config."""
-    changed = Qwen(model.config.model_copy(update=changes))
-    changed.load_state_dict(model.state_dict())
-    return changed
+    model = load_model(base, dtype=torch.float32, dropout=config.model.dropout)
+    longer = max(model.config.max_length, config.context)
+    model.config = model.config.model_copy(update={"max_length": longer})
+    return model
 
 
 def samples(
@@ -189,9 +180,3 @@ def ngram_bits_per_byte(
     model = KneserNey.fit(documents, order=config.ngram_order, vocab_size=tokenizer.vocab_size)
     nats = -sum(float(sum(model.logprobs(document))) for document in text.documents)
     return nats / math.log(2) / text.num_bytes
-
-
-def checkpoint_hashes(stage: Run) -> dict[str, str]:
-    """sha256 of the last checkpoint's files: two runs with equal ones ended in the same bits, optimizer included."""
-    _, last = checkpoint.steps(stage.checkpoints)[-1]
-    return json.loads((last / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]

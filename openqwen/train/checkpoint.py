@@ -101,6 +101,12 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(m[1]), path) for path in folder.iterdir() if (m := _NAME.fullmatch(path.name)))
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of the newest checkpoint's files: runs with equal ones are equal to the bit, optimizer included."""
+    _, newest = steps(folder)[-1]
+    return json.loads((newest / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
+
+
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as flat tensors: `"12.exp_avg"` is the mean of gradients of its 13th parameter."""
     state = optimizer.state_dict()["state"]
@@ -128,8 +134,8 @@ def _write(
         for name, optimizer in optimizers.items()
     }
     _save_json(folder / "state.json", {"state": state, "groups": groups})
-    hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    _save_json(folder / "checkpoint.json", {"format": 1, "sha256": hashes})
+    digests = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    _save_json(folder / "checkpoint.json", {"format": 1, "sha256": digests})
     _sync(folder)
 
 
@@ -160,14 +166,14 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
         record = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
-        hashes = dict(record["sha256"])
+        expected = dict(record["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"checkpoint.json: {error}"
-    for name, expected in hashes.items():
+    for name, digest in expected.items():
         file = path / Path(name).name
         if not file.is_file():
             return f"{name} is missing"
-        if sha256_file(file) != expected:
+        if sha256_file(file) != digest:
             return f"{name} does not have its hash"
     return None
 

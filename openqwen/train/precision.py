@@ -45,6 +45,8 @@ def deterministic(seed: int) -> None:
     Bits still depend on the number of threads and on the processor: a run repeats on the same machine.
     """
     torch.manual_seed(seed)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import the compiler: seconds
+    torch.set_deterministic_debug_mode(
+        "error"
+    )  # use_deterministic_algorithms would import the compiler: seconds
     # Filling fresh memory guards against reads of it; it costs a pass over every temporary.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,60 @@
+"""Settings of supervised finetuning. No torch.
+
+Report §3.1.2: sequences of 2048, batches of 128, 4,000 steps, peak rate 2e-6 reached after 1,430 steps, weight decay 0.1,
+dropout 0.1, clipping at 1.0, system and user turns masked, optimizer as in pretraining. What follows the warm-up is
+not stated: we take the cosine of pretraining. Packing and intervals are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from openqwen.core.config import Config, Count, setting
+from openqwen.train.config import OptimConfig, Precision, ScheduleConfig
+
+
+class SFTConfig(Config):
+    """One finetuning run."""
+
+    optim: OptimConfig = setting(OptimConfig(lr=2e-6), source="report §3.1.2", doc="tech memo: peak 1e-5")
+    schedule: ScheduleConfig = setting(
+        ScheduleConfig(warmup_steps=1430), source="report §3.1.2", doc="the decay after the warm-up is ours"
+    )
+    max_length: Count = setting(
+        2048, source="report §3.1.2", doc="tokens a row; longer samples are skipped", gt=1
+    )
+    batch_size: int = setting(128, source="report §3.1.2", doc="rows a step", gt=0)
+    steps: Count = setting(4000, source="report §3.1.2", gt=0)
+    dropout: float = setting(0.1, source="report §3.1.2", ge=0, lt=1)
+    mask: Literal["report", "released-script"] = setting(
+        "report", source="report §3.1.2", doc="which tokens are trained; see openqwen.chat.chatml"
+    )
+    packing: bool = setting(
+        True,
+        source="ours",
+        doc="several samples a row, each attending to itself only; false: one sample a row",
+    )
+    micro_batch: int = setting(
+        8, source="ours", doc="rows at a time, for memory; no influence on the result", gt=0
+    )
+    precision: Precision = setting("bf16", source="report §2.4", doc="auto: fp32 where bf16 is emulated")
+    seed: int = setting(1234, source="ours", doc="order of samples, dropout", ge=0)
+    heldout_samples: int = setting(256, source="ours", doc="kept from training for the held-out loss", ge=1)
+    max_bad_share: float = setting(
+        0.05, source="ours", doc="share of records that may be unusable before the run is refused", ge=0, le=1
+    )
+    log_interval: Count = setting(1, source="ours", doc="steps between records of metrics.jsonl", gt=0)
+    eval_interval: Count = setting(500, source="ours", doc="steps between held-out losses", gt=0)
+    checkpoint_interval: Count = setting(500, source="ours", doc="steps between checkpoints", gt=0)
+    num_samples: int = setting(4, source="ours", doc="held-out prompts answered before and after", ge=1)
+    sample_tokens: int = setting(64, source="ours", doc="longest sampled reply", gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SFTConfig:
+        if self.schedule.warmup(self.steps) >= self.steps:
+            raise ValueError(
+                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}"
+            )
+        return self

@@ -1,0 +1,250 @@
+"""Conversations from the files people have to rows of ids, labels and segments.
+
+Report §3.1.1 (ChatML), §3.1.2 (system and user masked), §3.4 (tool conversations mixed in). Forms read: ours and
+OpenAI's {"messages"}, ShareGPT's {"conversations": [{"from", "value"}]}, Alpaca's {"instruction", "input", "output"}.
+Packing is ours: several samples share a row, and `segments` keep each from seeing the others.
+
+A record that cannot be used is counted with its line and reason, never trained on and never silently dropped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openqwen.chat import chatml
+from openqwen.chat.messages import Message, check_turns
+from openqwen.core.errors import DataError
+from openqwen.tokenizer.tokenizer import Tokenizer
+from openqwen.train.loss import IGNORE
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+}
+OPEN_ROWS = 64  # rows a sample may still be put into; more gains nothing measurable
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation in ids. `trained[i]`: id i is to be predicted."""
+
+    source: str  # name of the input it came from
+    line: int
+    messages: list[Message]
+    ids: list[int]
+    trained: list[bool]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that is not trained on."""
+
+    source: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a step. labels are already shifted: labels[b, t] is what follows ids[b, t], or -100."""
+
+    ids: Tensor  # (B, T) int64
+    labels: Tensor  # (B, T) int64
+    segments: Tensor  # (B, T) int64, 1, 2, ... by sample; 0 is padding
+
+
+def read_samples(
+    path: Path, source: str, tok: Tokenizer, max_length: int, mask: chatml.Mask
+) -> tuple[list[Sample], list[Skipped]]:
+    """Every usable conversation of a .jsonl or .json file, in order, and what was left out."""
+    convert = tool_messages if source == "tools" else to_messages
+    samples: list[Sample] = []
+    skipped: list[Skipped] = []
+    for line, record in read_records(path):
+        try:
+            if isinstance(record, DataError):
+                raise record
+            samples.append(_sample(convert(record), source, line, tok, max_length, mask))
+        except DataError as error:
+            skipped.append(Skipped(source, line, error.what))
+    return samples, skipped
+
+
+def _sample(
+    messages: list[Message], source: str, line: int, tok: Tokenizer, max_length: int, mask: chatml.Mask
+) -> Sample:
+    check_turns(messages)
+    if messages[-1]["role"] != "assistant":
+        raise DataError("the conversation has no reply at its end")
+    if not all(m["content"].strip() for m in messages if m["role"] == "assistant"):
+        raise DataError("a reply is empty")
+    ids, trained = chatml.render(messages, tok, mask=mask)
+    if len(ids) > max_length:
+        raise DataError(f"longer than max_length {max_length}")
+    return Sample(source, line, messages, ids, trained)
+
+
+def read_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, value) of JSON lines (also .gz), or (position, value) of one JSON array. A broken line is a DataError value."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        head = file.read(64).lstrip()
+        file.seek(0)
+        if head.startswith(b"["):
+            try:
+                yield from enumerate(json.loads(file.read()), 1)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"not a JSON array: {error}", where=str(path)) from error
+            return
+        for line, raw in enumerate(file, 1):
+            if raw.strip():
+                try:
+                    yield line, json.loads(raw)
+                except (ValueError, RecursionError) as error:
+                    yield line, DataError(f"not JSON: {type(error).__name__}")
+
+
+def to_messages(record: Any) -> list[Message]:
+    """A record of any of the known forms as messages. DataError says what is wrong."""
+    if not isinstance(record, dict):
+        raise DataError("the record is not an object")
+    for key, read in _FORMS.items():
+        if key in record:
+            return read(record)
+    raise DataError('none of "messages", "conversations", "instruction" is there')
+
+
+def _openai(record: dict[str, Any]) -> list[Message]:
+    if not isinstance(record["messages"], list):
+        raise DataError('"messages" is not a list')
+    return record["messages"]
+
+
+def _sharegpt(record: dict[str, Any]) -> list[Message]:
+    messages: list[Message] = []
+    if not isinstance(record["conversations"], list):
+        raise DataError('"conversations" is not a list')
+    if isinstance(record.get("system"), str) and record["system"]:
+        messages.append({"role": "system", "content": record["system"]})
+    for turn in record["conversations"]:
+        if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
+            raise DataError('a turn is {"from": ..., "value": ...}')
+        messages.append({"role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn["value"]})
+    return messages
+
+
+def _alpaca(record: dict[str, Any]) -> list[Message]:
+    instruction, more, output = record["instruction"], record.get("input") or "", record.get("output")
+    if not all(isinstance(text, str) for text in (instruction, more, output)):
+        raise DataError('"instruction", "input" and "output" must be text')
+    question = f"{instruction}\n{more}" if more else instruction
+    system = record.get("system")
+    messages: list[Message] = (
+        [{"role": "system", "content": system}] if isinstance(system, str) and system else []
+    )
+    for pair in record.get("history") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise DataError('"history" must be pairs of question and reply')
+        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": output}]
+
+
+_FORMS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
+    "messages": _openai,
+    "conversations": _sharegpt,
+    "instruction": _alpaca,
+}
+
+
+def tool_messages(record: Any) -> list[Message]:
+    """A tool conversation of the primer ({"query", "tools", "steps", "final"}) as ReAct messages."""
+    from openqwen.chat.react import training_messages
+
+    try:
+        return list(training_messages(record))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not a tool conversation: {error!r}") from error
+
+
+def check_share(samples: Sequence[Sample], skipped: Sequence[Skipped], path: Path, limit: float) -> None:
+    """Refuses a file of which too much is unusable, naming the first record."""
+    if skipped and len(skipped) > limit * (len(samples) + len(skipped)):
+        first = skipped[0]
+        raise DataError(
+            f"{len(skipped)} of {len(samples) + len(skipped)} records cannot be used; the first: {first.reason}",
+            where=f"{path}:{first.line}",
+            fix="mend the file, or raise max_bad_share",
+        )
+    if not samples:
+        raise DataError("the file holds no conversation", where=str(path))
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------
+def split_heldout(samples: Sequence[Sample], count: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """(training, held-out): a seeded choice of `count` samples, but never more than a tenth (at least one)."""
+    count = max(1, min(count, len(samples) // 10))
+    if len(samples) < 2:
+        raise DataError("one conversation is not enough: some must be held out")
+    chosen = set(np.random.default_rng([seed, 2]).permutation(len(samples))[:count].tolist())
+    training = [sample for i, sample in enumerate(samples) if i not in chosen]
+    return training, [samples[i] for i in sorted(chosen)]
+
+
+def pack(lengths: Sequence[int], capacity: int, seed: int) -> list[list[int]]:
+    """Sample numbers of each row: seeded order, each sample into the first open row with room for it."""
+    rows: list[list[int]] = []
+    open_rows: list[tuple[int, list[int]]] = []  # (room left, row)
+    for number in np.random.default_rng([seed, 3]).permutation(len(lengths)).tolist():
+        for place, (room, row) in enumerate(open_rows):
+            if lengths[number] <= room:
+                row.append(number)
+                open_rows[place] = (room - lengths[number], row)
+                break
+        else:
+            rows.append([number])
+            open_rows.append((capacity - lengths[number], rows[-1]))
+            if len(open_rows) > OPEN_ROWS:
+                open_rows.remove(min(open_rows, key=lambda item: item[0]))  # the fullest
+    return rows
+
+
+def rows_at(num_rows: int, step: int, batch_size: int, seed: int) -> list[int]:
+    """Which rows a step trains on: a new seeded order each epoch, a pure function of the step."""
+    numbers = range(step * batch_size, (step + 1) * batch_size)
+    return [int(_order(num_rows, seed, number // num_rows)[number % num_rows]) for number in numbers]
+
+
+@lru_cache(maxsize=4)
+def _order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 4]).permutation(num_rows)
+
+
+def make_batch(samples: Sequence[Sample], rows: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    """Rows of samples side by side, padded on the right to the longest row."""
+    width = max(sum(len(samples[number].ids) for number in row) for row in rows)
+    ids = np.full((len(rows), width), pad_id, np.int64)
+    labels = np.full((len(rows), width), IGNORE, np.int64)
+    segments = np.zeros((len(rows), width), np.int64)
+    for b, row in enumerate(rows):
+        start = 0
+        for segment, number in enumerate(row, 1):
+            sample = samples[number]
+            here = slice(start, start + len(sample.ids))
+            ids[b, here], segments[b, here] = sample.ids, segment
+            # What follows the last token of a sample is another sample: it stays ignored.
+            following = np.where(sample.trained[1:], sample.ids[1:], IGNORE)
+            labels[b, start : here.stop - 1] = following
+            start = here.stop
+    return Batch(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(segments))

@@ -1,0 +1,125 @@
+"""Finetuning teaches to answer and to stop, and resumes in the same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+import tiny_artefacts as tiny
+
+from openqwen.core.artifact import find, load
+from openqwen.core.config import Resolved, fields_without_source, resolve
+from openqwen.core.errors import DataError, UsageError
+from openqwen.model.weights import load_model
+from openqwen.sft.config import SFTConfig
+from openqwen.sft.loop import run
+from openqwen.tokenizer import load_tokenizer
+
+TINY = {
+    "optim.lr": 1e-2,
+    "schedule.warmup_steps": 5,
+    "max_length": 300,
+    "batch_size": 4,
+    "micro_batch": 3,
+    "steps": 24,
+    "heldout_samples": 8,
+    "eval_interval": 8,
+    "checkpoint_interval": 5,
+    "num_samples": 2,
+    "sample_tokens": 6,
+}
+
+
+def config(**changes: object) -> Resolved[SFTConfig]:
+    return resolve(SFTConfig, "sft", flags={**TINY, **changes}, environ={})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("sft")
+    return {
+        "model": tiny.model_artefact(folder / "base"),
+        "data": tiny.conversations(folder / "data.jsonl", 0, 120),
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "chat"
+    run(config(), inputs, out)
+    return out
+
+
+def test_defaults_are_the_reports() -> None:
+    assert not fields_without_source(SFTConfig)
+    default = SFTConfig()
+    assert (default.max_length, default.batch_size, default.steps) == (2048, 128, 4000)
+    assert (default.schedule.warmup_steps, default.optim.lr, default.dropout) == (1430, 2e-6, 0.1)
+    assert (default.optim.weight_decay, default.optim.clip, default.mask) == (0.1, 1.0, "report")
+    assert (default.optim.beta1, default.optim.beta2, default.optim.eps) == (0.9, 0.95, 1e-8)
+
+
+def test_it_learns_and_leaves_a_chat_model(uninterrupted: Path) -> None:
+    artifact = load(uninterrupted, "model")
+    facts = artifact.manifest["facts"]
+    assert facts["heldout_loss"] < 0.4 * facts["heldout_loss_before"]
+    assert facts["samples"] == {"data": 120} and facts["heldout_samples"] == 8 and facts["skipped"] == {}
+    assert facts["max_length"] == 300 == load_model(uninterrupted).config.max_length
+    assert facts["stopped_by_itself"] == 1.0
+    samples = [json.loads(line) for line in (uninterrupted / "samples.jsonl").read_text().split("\n") if line]
+    assert [s["label"] for s in samples] == ["before"] * 2 + ["after"] * 2
+    assert all(s["text"].isdigit() for s in samples if s["label"] == "after")
+    assert load_tokenizer(uninterrupted).content == tiny.byte_tokenizer().content
+    assert not (uninterrupted / "checkpoints").exists()
+
+
+def test_killed_and_restarted_it_ends_in_the_same_bits(
+    inputs: dict[str, Path], uninterrupted: Path, tmp_path: Path
+) -> None:
+    out, rng = tmp_path / "chat", random.Random(3)
+    for step in (2, 9, 19):
+        process = tiny.in_process(run, config(), inputs, out)
+        tiny.wait_for_step(out, process, step)
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+        process.join()
+        assert find(out) is None
+    process = tiny.in_process(run, config(), inputs, out)
+    process.join(120)
+    assert process.exitcode == 0
+    a, b = load(uninterrupted, "model"), load(out, "model")
+    assert (a.path / "metrics.jsonl").read_text() == (b.path / "metrics.jsonl").read_text()
+    assert a.content == b.content
+    assert a.manifest["facts"]["checkpoint"] == b.manifest["facts"]["checkpoint"]
+
+
+def test_packing_and_micro_batches_do_not_change_the_first_loss(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """All samples in one batch: however they are laid out, it is the same loss."""
+    few = {**inputs, "data": tiny.conversations(tmp_path / "few.jsonl", 1, 20)}
+    losses = []
+    for number, layout in enumerate(
+        (
+            {"packing": True, "batch_size": 1, "max_length": 3_000, "micro_batch": 1},
+            {"packing": False, "batch_size": 18},
+        )
+    ):
+        flags = {**layout, "steps": 1, "schedule.warmup_steps": 0, "dropout": 0.0, "precision": "fp32"}
+        losses.append(run(config(**flags), few, tmp_path / str(number)).metrics[1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_bad_input_is_refused_before_anything_is_written(inputs: dict[str, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"messages": []}\n' * 3)
+    with pytest.raises(DataError, match="3 of 3 records cannot be used"):
+        run(config(), {**inputs, "data": data}, tmp_path / "out")
+    with pytest.raises(DataError, match="a model artefact is needed"):
+        run(config(), {**inputs, "model": tiny.tokenizer_artefact(tmp_path / "tok")}, tmp_path / "out")
+    with pytest.raises(UsageError, match="leaves none"):
+        config(**{"schedule.warmup_steps": 24})
+    assert not (tmp_path / "out").exists()
