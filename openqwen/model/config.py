@@ -112,3 +112,35 @@ class ModelConfig(Config):
 
 
 DecodeMode = Literal["exact", "released"]
+
+
+class ExtendConfig(Config):
+    """The sweep of Table 3: perplexity against length, with each technique added in turn."""
+
+    multiples: tuple[float, ...] = setting(
+        (0.5, 1, 2, 4, 8), source="report §2.5 Table 3", doc="lengths, in multiples of the training length"
+    )
+    windows: tuple[int, ...] | None = setting(
+        None, source="ours", doc="attention window of each layer; None: the rule of layer_windows"
+    )
+    blocks: int = setting(
+        16, source="ours", doc="stretches of text of the greatest length that are read at most", gt=0
+    )
+    seconds: float | None = setting(
+        None, source="ours", doc="begin no further block after this time; None: read all blocks", gt=0
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", source="ours")
+    device: str | None = setting(None, source="ours", doc="None: the CPU")
+    seed: int = setting(1234, source="ours", doc="of the bootstrap", ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ExtendConfig:
+        if (
+            not self.multiples
+            or list(self.multiples) != sorted(set(self.multiples))
+            or self.multiples[0] <= 0
+        ):
+            raise ValueError("multiples must be positive and increasing")
+        if 1 not in self.multiples:
+            raise ValueError("multiples must hold 1, the training length, to compare with")
+        return self

@@ -1,0 +1,323 @@
+"""Table 3 with a model of your own: perplexity against length, plain and with each technique added.
+
+Report §2.5, Table 3. The report's: the techniques, their order, the published rows. Ours: every length reads the same
+text (blocks of the greatest length, cut into pieces), so columns differ in context alone; intervals are bootstrapped
+over blocks; columns are multiples of the training length, which is 2048 in the report's rows.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openqwen.core.artifact import (
+    Artifact,
+    Run,
+    find,
+    open_inputs,
+    stage_run,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
+from openqwen.core.config import Resolved
+from openqwen.core.console import Progress
+from openqwen.core.errors import DataError, UsageError
+from openqwen.core.intervals import bootstrap
+from openqwen.core.shards import Tokens, open_tokens
+from openqwen.model.config import ExtendConfig, Extension, ModelConfig, layer_windows
+from openqwen.model.qwen import Qwen
+from openqwen.model.weights import load_model
+
+KIND = "context"
+TECHNIQUES = ("plain", "+ dynamic_ntk", "+ dynamic_ntk + logn", "+ dynamic_ntk + logn + window_attn")
+# Report, Table 3 (arXiv text), trained at 2048: multiples of that length -> perplexity.
+PUBLISHED: dict[str, dict[float, float]] = {
+    "Qwen-7B": {0.5: 4.23, 1: 3.78, 2: 39.35, 4: 469.81, 8: 2645.09},
+    "Qwen-7B + dynamic_ntk": {0.5: 4.23, 1: 3.78, 2: 3.59, 4: 3.66, 8: 5.71},
+    "Qwen-7B + dynamic_ntk + logn": {0.5: 4.23, 1: 3.78, 2: 3.58, 4: 3.56, 8: 4.62},
+    "Qwen-7B + dynamic_ntk + logn + window_attn": {0.5: 4.23, 1: 3.78, 2: 3.58, 4: 3.49, 8: 4.32},
+    "Qwen-14B": {1: 3.46, 2: 22.79, 4: 334.65, 8: 3168.35},
+    "Qwen-14B + dynamic_ntk + logn + window_attn": {1: 3.46, 2: 3.29, 4: 3.18, 8: 3.42},
+}
+_LOGITS_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of text as long as the longest context, and what it was cut from."""
+
+    ids: np.ndarray  # (N + 1,) int64
+    source: str
+    joined: bool  # several documents of one source, because single ones are too short
+
+
+def extensions(config: ModelConfig, windows: Sequence[int] | None) -> dict[str, Extension]:
+    """The four rows of the table as values."""
+    chosen = tuple(windows or layer_windows(config.max_length, config.num_layers))
+    flags = ((False, False, None), (True, False, None), (True, True, None), (True, True, chosen))
+    return {
+        name: Extension(dynamic_ntk=ntk, logn=logn, windows=w)
+        for name, (ntk, logn, w) in zip(TECHNIQUES, flags)
+    }
+
+
+def cut_blocks(tokens: Tokens, sources: Sequence[str], size: int, limit: int) -> list[Block]:
+    """Up to `limit` blocks of size + 1 tokens: from long documents first, else from documents of one source joined.
+
+    Sources take turns, so that a small limit still sees all of them.
+    """
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for number, source in enumerate(sources):
+        by_source[source].append(number)
+    streams = [_blocks_of(tokens, source, numbers, size) for source, numbers in sorted(by_source.items())]
+    blocks: list[Block] = []
+    while streams and len(blocks) < limit:
+        running = []
+        for stream in streams:
+            block = next(stream, None)
+            if block is not None:
+                blocks.append(block)
+                running.append(stream)
+        streams = running
+    return blocks[:limit]
+
+
+def _blocks_of(tokens: Tokens, source: str, numbers: Sequence[int], size: int) -> Iterator[Block]:
+    short: list[np.ndarray] = []
+    for number in numbers:
+        document = tokens.document(number)
+        whole = len(document) // (size + 1) * (size + 1)
+        for start in range(0, whole, size + 1):
+            yield Block(document[start : start + size + 1], source, joined=False)
+        short.append(document[whole:])
+    rest = np.concatenate(short) if short else np.empty(0, np.int64)
+    for start in range(0, len(rest) - size, size + 1):
+        yield Block(rest[start : start + size + 1], source, joined=True)
+
+
+@torch.inference_mode()
+def mean_loss(model: Qwen, ids: Tensor, length: int, extension: Extension) -> float:
+    """Mean loss in nats a token over ids (N + 1,), read in pieces of `length` that know nothing of each other."""
+    pieces = (len(ids) - 1) // length
+    inputs = ids[: pieces * length].view(pieces, length)
+    labels = ids[1 : pieces * length + 1]  # (pieces * length,)
+    hidden = model.hidden(inputs, extension=extension).flatten(0, 1)  # (pieces * length, C)
+    step = max(1, _LOGITS_BYTES // (4 * model.config.vocab_size))
+    total = 0.0
+    for start in range(0, len(labels), step):
+        logits = model.head(hidden[start : start + step]).float()  # (n, V)
+        total += float(F.cross_entropy(logits, labels[start : start + step], reduction="sum"))
+    return total / len(labels)
+
+
+def run(resolved: Resolved[ExtendConfig], inputs: dict[str, Path], out: Path) -> Artifact:
+    """Reads the valid split at every length with every technique; writes table_03.json and context.svg."""
+    config = resolved.config
+    opened = open_inputs(inputs, {"model": "model", "tokens": "tokens"})
+    model = load_model(inputs["model"], dtype=getattr(torch, config.dtype), device=config.device)
+    shape = model.config
+    if config.windows is not None and len(config.windows) != shape.num_layers:
+        raise UsageError(
+            f"{len(config.windows)} windows for a model of {shape.num_layers} layers", where="windows"
+        )
+    lengths = {multiple: round(multiple * shape.max_length) for multiple in config.multiples}
+    tokens = open_tokens(inputs["tokens"], "valid")
+    if tokens.meta["vocab_size"] > shape.vocab_size:
+        raise DataError(
+            f"the tokens use {tokens.meta['vocab_size']} ids, the model knows {shape.vocab_size}",
+            where=str(inputs["tokens"]),
+            fix="pack the text with the model's own tokenizer",
+        )
+    sources = [r["source"] for r in _records(inputs["tokens"] / "documents.valid.jsonl")]
+    lengths, blocks = _fitting(tokens, sources, lengths, config.blocks)
+    with stage_run(out, KIND, resolved, opened) as stage:
+        losses = _sweep(model, blocks, lengths, config, stage)
+        table = make_table(shape, lengths, losses, blocks, config)
+        write_json(out / "table_03.json", table)
+        write_atomic(out / "context.svg", draw(table, lengths))
+        write_jsonl(out / "samples.jsonl", _samples(table, lengths))
+        stage.fact(
+            perplexity={row["model"]: row["cells"] for row in table["rows"] if row["origin"] == "ours"}
+        )
+    artifact = find(out)
+    assert artifact is not None
+    return artifact
+
+
+def _records(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _fitting(
+    tokens: Tokens, sources: Sequence[str], lengths: dict[float, int], limit: int
+) -> tuple[dict[float, int], list[Block]]:
+    """The lengths for which the split has text, and blocks of the greatest of them."""
+    while lengths:
+        blocks = cut_blocks(tokens, sources, max(lengths.values()), limit)
+        if blocks and 1 in lengths:
+            return lengths, blocks
+        lengths = dict(list(lengths.items())[:-1])
+    raise DataError(
+        "no source of the valid split holds enough text for one sequence of the training length",
+        where=f"{len(tokens)} tokens in {tokens.num_documents} documents",
+        fix="hold out more text when the corpus is made",
+    )
+
+
+def _sweep(
+    model: Qwen, blocks: Sequence[Block], lengths: dict[float, int], config: ExtendConfig, stage: Run
+) -> dict[tuple[str, float], list[float]]:
+    """Loss of each block by (technique, multiple). Within the training length all techniques are the plain model."""
+    ways = extensions(model.config, config.windows)
+    losses: dict[tuple[str, float], list[float]] = defaultdict(list)
+    metrics, began = stage.open_metrics(), time.monotonic()
+    with Progress("extend", len(blocks)) as bar:
+        for number, block in enumerate(blocks, 1):
+            if number > 1 and config.seconds is not None and time.monotonic() - began > config.seconds:
+                stage.log(
+                    f"stopped after {number - 1} of {len(blocks)} blocks: {config.seconds:g} s are over"
+                )
+                break
+            ids = torch.from_numpy(block.ids).to(model.head.weight.device)
+            for multiple, length in lengths.items():
+                for way, extension in ways.items():
+                    if way != "plain" and length <= model.config.max_length:
+                        loss = losses["plain", multiple][-1]
+                    else:
+                        loss = mean_loss(model, ids, length, extension)
+                    losses[way, multiple].append(loss)
+                    metrics.write(number, technique=way, length=length, loss=loss, source=block.source)
+            bar.update(number, tokens=sum(len(ways) * len(block.ids) for _ in lengths))
+    return losses
+
+
+def make_table(
+    shape: ModelConfig,
+    lengths: dict[float, int],
+    losses: dict[tuple[str, float], list[float]],
+    blocks: Sequence[Block],
+    config: ExtendConfig,
+) -> dict[str, Any]:
+    """The table file: the report's rows, then ours, columns by multiples of the training length."""
+    names = {multiple: f"{multiple:g}x ({length})" for multiple, length in lengths.items()}
+    rows: list[dict[str, Any]] = [
+        {
+            "model": model,
+            "origin": "published",
+            "cells": {names[m]: {"value": value} for m, value in cells.items() if m in names},
+        }
+        for model, cells in PUBLISHED.items()
+    ]
+    for way in TECHNIQUES:
+        cells = {names[m]: perplexity(losses[way, m], config.seed) for m in lengths}
+        name = "ours" if way == "plain" else f"ours {way}"
+        rows.append({"model": name, "origin": "ours", "cells": cells})
+    columns = [{"name": name, "metric": "perplexity", "shots": None} for name in names.values()]
+    used = blocks[: len(losses["plain", 1])]
+    return {
+        "table": 3,
+        "title": "Perplexity against sequence length, without training on long text",
+        "columns": columns,
+        "rows": rows,
+        "notes": _notes(shape, lengths, used, config),
+    }
+
+
+def perplexity(losses: Sequence[float], seed: int) -> dict[str, Any]:
+    """A cell: exp of the mean loss and, from two blocks on, its bootstrap interval."""
+    cell: dict[str, Any] = {"value": _exp(sum(losses) / len(losses)), "n": len(losses)}
+    if len(losses) > 1:
+        low, high = bootstrap(losses, seed)
+        cell.update(low=_exp(low), high=_exp(high))
+    return cell
+
+
+def _exp(loss: float) -> float:
+    return exp(loss) if loss < 700 else inf
+
+
+def _notes(
+    shape: ModelConfig, lengths: dict[float, int], blocks: Sequence[Block], config: ExtendConfig
+) -> list[str]:
+    joined = sum(block.joined for block in blocks)
+    size = max(lengths.values())
+    notes = [
+        "Published rows: arXiv text, trained at 2048; a column is the same multiple of the training length in all rows.",
+        f"Ours: {shape.num_parameters:,} parameters trained at {shape.max_length}; {len(blocks)} blocks of {size} "
+        f"held-out tokens from {', '.join(sorted({block.source for block in blocks}))}; every length reads the same "
+        "text; intervals are 95 % bootstrap over blocks.",
+        f"Windows by layer: {', '.join(map(str, config.windows or layer_windows(shape.max_length, shape.num_layers)))}.",
+    ]
+    if joined:
+        notes.append(
+            f"{joined} of {len(blocks)} blocks are documents of one source joined, since single ones are shorter than "
+            f"{size} tokens: there a longer context cannot lower perplexity much, it can only do harm."
+        )
+    dropped = [f"{m:g}x" for m in config.multiples if m not in lengths]
+    if dropped:
+        notes.append(f"No source holds enough held-out text for {', '.join(dropped)}.")
+    return notes
+
+
+def _samples(table: dict[str, Any], lengths: dict[float, int]) -> list[dict[str, str]]:
+    """One line a technique for whoever watches: the perplexities from short to long."""
+    columns = [column["name"] for column in table["columns"]]
+    return [
+        {
+            "label": row["model"],
+            "text": "  ".join(f"{c}: {row['cells'][c]['value']:.4g}" for c in columns),
+        }
+        for row in table["rows"]
+        if row["origin"] == "ours"
+    ]
+
+
+def draw(table: dict[str, Any], lengths: dict[float, int]) -> str:
+    """The table as curves (SVG): ours with intervals, the report's 7B rows dashed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colours = ("#7a7a7a", "#d9822b", "#3d7fc1", "#2b8a6f")
+    columns = {column["name"]: multiple for column, multiple in zip(table["columns"], lengths)}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "openqwen", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+        for row in table["rows"]:
+            if row["model"].startswith("Qwen-14B"):
+                continue
+            x = [columns[name] for name in row["cells"]]
+            y = [cell["value"] for cell in row["cells"].values()]
+            colour = colours[row["model"].count("+")]
+            dashed = row["origin"] == "published"
+            axes.plot(
+                x, y, "--" if dashed else "o-", color=colour, label=row["model"], linewidth=1, markersize=3
+            )
+            if all("low" in cell for cell in row["cells"].values()):
+                bounds = [[cell[end] for cell in row["cells"].values()] for end in ("low", "high")]
+                axes.fill_between(x, bounds[0], bounds[1], color=colour, alpha=0.15, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel="length / training length", ylabel="perplexity")
+        axes.set_xticks(list(lengths), [f"{m:g}x" for m in lengths])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=6, frameon=False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
