@@ -6,11 +6,11 @@ schedule, BFloat16 mixed precision. Ours: exact resume, validation in bits per b
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from openqwen.core.artifact import Artifact, Run, find, open_inputs, stage_run, write_jsonl
@@ -18,6 +18,7 @@ from openqwen.core.config import Resolved
 from openqwen.core.console import Progress
 from openqwen.core.errors import DataError
 from openqwen.core.shards import Tokens, open_tokens
+from openqwen.data.ngram import NgramModel
 from openqwen.model.qwen import Qwen
 from openqwen.model.weights import load_model, save_model
 from openqwen.pretrain.config import PretrainConfig
@@ -173,10 +174,7 @@ def ngram_bits_per_byte(
     """The same held-out text under an n-gram model of the same training tokens: what counting alone can do."""
     if config.ngram_order is None:
         return None
-    from openqwen.data.ngram import KneserNey
-
-    count = max(1, sum(1 for end in tokens.ends if end <= config.ngram_tokens))
+    count = max(1, int(np.searchsorted(tokens.ends, config.ngram_tokens, side="right")))
     documents = [tokens.document(number) for number in range(count)]
-    model = KneserNey.fit(documents, order=config.ngram_order, vocab_size=tokenizer.vocab_size)
-    nats = -sum(float(sum(model.logprobs(document))) for document in text.documents)
-    return nats / math.log(2) / text.num_bytes
+    model = NgramModel.fit(documents, config.ngram_order, tokenizer.vocab_size)
+    return model.bits_per_byte(text.documents, text.num_bytes)

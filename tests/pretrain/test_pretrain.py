@@ -38,7 +38,7 @@ TINY = {
     "checkpoint_interval": 4,
     "prompts": ["1 plus 2"],
     "sample_tokens": 8,
-    "ngram_order": None,
+    "ngram_order": 3,
 }
 
 
@@ -81,7 +81,7 @@ def test_it_learns_and_leaves_a_model(uninterrupted: Path) -> None:
     validation = {r["step"]: r["valid_bits_per_byte"] for r in artifact.metrics if "valid_bits_per_byte" in r}
     assert sorted(validation) == [0, 10, 20, 30]
     assert validation[0] > 7 and validation[30] < 4  # 464 ids, untrained: about log2(464) bits a byte
-    assert facts["bits_per_byte"] == validation[30]
+    assert facts["bits_per_byte"] == validation[30] and 0.5 < facts["ngram_bits_per_byte"] < 2
     assert facts["tokens_seen"] == 30 * 256 and facts["tokens_per_second"] > 0
     samples = [json.loads(line) for line in (uninterrupted / "samples.jsonl").read_text().splitlines()]
     assert [s["label"] for s in samples] == ["before", "after"]
