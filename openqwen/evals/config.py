@@ -19,5 +19,7 @@ class EvalsConfig(Config):
     preference_items: Count = setting(200, source="ours", gt=0, doc="held-out prompts for Figure 4")
     max_tokens: Count = setting(96, source="ours", gt=0, doc="longest reply to a question")
     batch_size: int = setting(64, source="ours", gt=0, doc="sequences generated together")
-    margin: float = setting(0.25, source="ours", ge=0, doc="true scores closer than this are a tie (Figure 4)")
+    margin: float = setting(
+        0.25, source="ours", ge=0, doc="true scores closer than this are a tie (Figure 4)"
+    )
     resamples: Count = setting(1000, source="ours", gt=0, doc="bootstrap resamples of an interval")

@@ -1,0 +1,81 @@
+"""MBPP: write a function from one sentence and its tests.
+
+Report §2.6, Tables 2 and 10 (3-shot by the table, 0-shot by the text: the table is followed). The layout with [BEGIN]
+and [DONE] is the one of the set's own paper.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from openqwen.evals.task import Ask, Item, Task, no_guess, records, take
+from openqwen.evals.tasks.humaneval import _FENCE
+
+_DEV = range(2, 5)  # the published set's few-shot examples are its tasks 2, 3 and 4
+
+
+def read(path: Path) -> list[Item]:
+    """The published form (text, code, test_list) and the primer's (prompt, test)."""
+    items = []
+    for place, record in records(path):
+        tests = (
+            record["test_list"] if "test_list" in record else take(record, place, "test").strip().split("\n")
+        )
+        number = record.get("task_id")
+        items.append(
+            {
+                "id": str(take(record, place, "task_id", "id")),
+                "question": take(record, place, "text", "prompt"),
+                "tests": [line for line in tests if line.strip()],
+                "setup": record.get("test_setup_code", ""),
+                "answer": take(record, place, "code", "canonical_solution").replace("\r\n", "\n"),
+                "split": record.get("split") or ("dev" if number in _DEV else "test"),
+            }
+        )
+    return items
+
+
+def query(item: Item) -> str:
+    tests = "\n".join(item["tests"])
+    return (
+        f"You are an expert Python programmer, and here is your task: {item['question']} "
+        f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+    )
+
+
+def answer(item: Item) -> str:
+    return f"{item['answer'].strip()}\n[DONE]\n\n"
+
+
+def program(text: str, item: Item) -> str:
+    return _whole(text.split("[DONE]")[0], item)
+
+
+def chat_program(text: str, item: Item) -> str:
+    fenced = _FENCE.search(text)
+    marked = re.search(r"\[BEGIN\]\n(.*?)(?:\[DONE\]|$)", text, re.DOTALL)
+    return _whole(fenced[1] if fenced else marked[1] if marked else text, item)
+
+
+def _whole(code: str, item: Item) -> str:
+    tests = "\n".join(item["tests"])
+    return f"{code.strip()}\n\n{item['setup']}\n{tests}\n"
+
+
+def chat_query(item: Item) -> str:
+    return str(item["question"])
+
+
+def chat_answer(item: Item) -> str:
+    return f"```python\n{item['answer'].strip()}\n```"
+
+
+TASK = Task(
+    name="mbpp",
+    title="MBPP",
+    read=read,
+    base=Ask(query, answer, program=program, stop=("[DONE]",)),
+    chat=Ask(chat_query, chat_answer, program=chat_program),
+    chance=no_guess,
+)

@@ -1,0 +1,221 @@
+"""The runner: a scripted perfect model scores 100 and a bad one 0 on each task; cells, cards, tables, statistics."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from openqwen import sandbox
+from openqwen.chat import chatml
+from openqwen.core.artifact import digest
+from openqwen.data.primer.benchmarks import all_benchmarks
+from openqwen.data.primer.world import World
+from openqwen.evals import code, contamination, harness, preference, stats, tables
+from openqwen.evals.harness import Subject
+from openqwen.evals.task import Item
+from openqwen.evals.tasks import COLUMNS, TASKS
+from openqwen.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)})
+needs_sandbox = pytest.mark.skipif(sandbox.backend() is None, reason="no sandbox on this machine")
+
+
+class ScriptedEngine:
+    """Answers by looking the prompt's last question up; stands where a model would."""
+
+    def __init__(self, reply: Callable[[str], str], letter: Callable[[str], str]) -> None:
+        self.reply, self.letter = reply, letter
+
+    def generate(self, prompts: Sequence[list[int]], sampling: Any) -> list[Any]:
+        done = []
+        for prompt in prompts:
+            text = self.reply(TOKENIZER.decode(prompt))
+            for stop in sampling.stop:
+                text = text.split(stop)[0]
+            done.append(SimpleNamespace(text=text, finish_reason="stop"))
+        return done
+
+    def loglikelihood(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+        out = []
+        for prefix, continuation in pairs:
+            right = TOKENIZER.decode(continuation).strip() == self.letter(TOKENIZER.decode(prefix))
+            out.append((0.0 if right else -5.0, right))
+        return out
+
+
+def subject(kind: str, engine: Any, max_prompt: int = 4000) -> Subject:
+    return Subject("m", kind, engine, TOKENIZER, "w", max_prompt)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Item]]:
+    """The primer's own item sets, read by the tasks' loaders."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    found = {}
+    for name, items in all_benchmarks(World(1), random.Random(2)).items():
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items), encoding="utf-8")
+        found[name] = TASKS[name].read(path)
+    return found
+
+
+def scripted(name: str, kind: str, items: list[Item], good: bool) -> ScriptedEngine:
+    ask = TASKS[name].ask(kind)  # type: ignore[arg-type]
+    known = {ask.query(item): item for item in items}
+
+    def find(prompt: str) -> Item:
+        text = prompt
+        if kind == "chat":
+            text = prompt.split("<|im_start|>user\n")[-1].removesuffix("<|im_end|>\n<|im_start|>assistant\n")
+            return known[text]
+        return next(item for query, item in known.items() if prompt.endswith(query))
+
+    def reply(prompt: str) -> str:
+        item = find(prompt)
+        if not good:
+            return "I will not say."
+        return ask.answer(item)
+
+    def letter(prompt: str) -> str:
+        answer = str(find(prompt)["answer"])
+        return answer if good else "ABCD"[("ABCD".index(answer) + 1) % 4]
+
+    return ScriptedEngine(reply, letter)
+
+
+@pytest.mark.parametrize("kind", ["base", "chat"])
+@pytest.mark.parametrize("name", ["mmlu", "ceval", "gsm8k", "math", "bbh"])
+@pytest.mark.parametrize("good", [True, False])
+def test_perfect_is_100_and_bad_is_0(sets: dict[str, list[Item]], name: str, kind: str, good: bool) -> None:
+    items = sets[name]
+    engine = scripted(name, kind, items, good)
+    found = harness.evaluate(subject(kind, engine), TASKS[name], items, 3, limit=30, source="primer")
+    assert found is not None
+    wrong = [r for r in found.records if r["right"] != good]
+    if name in ("mmlu", "ceval") and kind == "chat" and not good:
+        # A reply that names no letter is given to the likest choice, by the released rule: at most about chance.
+        assert found.cell["value"] <= 50
+        return
+    assert not wrong, wrong[0]
+    assert found.cell["value"] == (100 if good else 0) and found.cell["n"] == 30
+    assert found.cell["manifest"] == found.manifest == digest(found.card)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("kind", ["base", "chat"])
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+@pytest.mark.parametrize("good", [True, False])
+def test_code_perfect_is_100_and_bad_is_0(
+    sets: dict[str, list[Item]], name: str, kind: str, good: bool
+) -> None:
+    engine = scripted(name, kind, sets[name], good)
+    found = harness.evaluate(subject(kind, engine), TASKS[name], sets[name], 0, limit=5)
+    assert found is not None and found.cell["value"] == (100 if good else 0)
+    assert "chance" not in found.cell and found.card["sandbox"] == sandbox.backend()
+
+
+@needs_sandbox
+def test_faked_passes_fail() -> None:
+    tests = "\n\ndef check(f):\n    assert f(1) == 2\ncheck(f)\n"
+    cheats = [
+        "import sys\ndef f(x):\n    sys.exit(0)",
+        "import os\ndef f(x):\n    os._exit(0)",
+        "def f(x):\n    print(2)",
+        "def f(x):\n    raise SystemExit",
+        "import re, sys\ns = open(sys.argv[0]).read()\nprint(re.findall('[0-9a-f]{32}', s)[-1])\nsys.exit()",
+        "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGKILL)",
+        "def f(x):\n    return 2\n'''",
+        "def f(x):\n    while True: pass",
+    ]
+    programs = [cheat + tests for cheat in cheats]
+    assert code.passes(programs, seconds=2.0) == [False] * len(cheats)
+    assert code.passes([f"def f(x):\n    return x + 1{tests}"]) == [True]
+
+
+def test_without_a_sandbox_there_is_no_number(
+    sets: dict[str, list[Item]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "backend", lambda: None)
+    ran: list[str] = []
+    monkeypatch.setattr(sandbox, "run_program", lambda *a, **k: ran.append("ran"))
+    engine = scripted("humaneval", "base", sets["humaneval"], True)
+    assert (
+        harness.evaluate(subject("base", engine), TASKS["humaneval"], sets["humaneval"], 0, limit=5) is None
+    )
+    assert not ran
+
+
+def test_examples_are_dropped_until_the_prompt_fits(sets: dict[str, list[Item]]) -> None:
+    items = sets["mmlu"]
+    engine = scripted("mmlu", "base", items, True)
+    whole = harness.evaluate(subject("base", engine), TASKS["mmlu"], items, 5, limit=10)
+    tight = harness.evaluate(subject("base", engine, 420), TASKS["mmlu"], items, 5, limit=10)
+    assert whole is not None and tight is not None
+    assert whole.card["shots"]["fitted"] == 5 > tight.card["shots"]["fitted"] > 0
+    assert tight.cell["value"] == 100 and tight.manifest != whole.manifest
+    ask, item = TASKS["mmlu"].base, items[-1]
+    short = harness.fit(subject("base", engine, 20), ask, item, items[:2])
+    assert short.cut and len(short.ids) == 20 and TOKENIZER.decode(short.ids).endswith("Answer:")
+
+
+def test_chat_prompts_are_chatml(sets: dict[str, list[Item]]) -> None:
+    item, shot = sets["ceval"][-1], sets["ceval"][0]
+    ids = harness.encode(subject("chat", None), TASKS["ceval"].chat, item, [shot])
+    roles = [m["role"] for m in chatml.parse(ids, TOKENIZER)]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_subset_is_seeded() -> None:
+    items = [{"id": i} for i in range(50)]
+    assert harness.subset(items, 5, 1) == harness.subset(items, 5, 1) != harness.subset(items, 5, 2)
+    assert harness.subset(items, 60, 1) == items
+
+
+def test_tables_show_ours_only_with_a_manifest() -> None:
+    cell = {"value": 50.0, "low": 40.0, "high": 60.0, "n": 9, "manifest": "m"}
+    cells = {("mmlu", 5): cell, ("gsm8k", 8): {"value": 1.0}}
+    data = tables.build(2, COLUMNS[2], {"base": cells, "empty": {}}, ["a note"])
+    ours = [row for row in data["rows"] if row["origin"] == "ours"]
+    assert [row["model"] for row in ours] == ["ours: base"] and ours[0]["cells"] == {"MMLU": cell}
+    assert "a note" in data["notes"]
+
+
+def test_preference_bar() -> None:
+    bar = preference.bar([1, 2, 3, 3], [0, 2, 4, 3.1], margin=0.25)
+    assert (bar["win"], bar["tie"], bar["loss"], bar["n"]) == (0.25, 0.5, 0.25, 4)
+    data = preference.figure_4([{"model": "a", **bar}], "m")
+    assert data["rows"][0]["manifest"] == "m" and data["published"]["instructions"] == 300
+    assert preference.bar([1] * 5, [0] * 5, 0)["win"] == 1
+
+
+def test_mcnemar_and_paired() -> None:
+    a, b = [True] * 10 + [False] * 5, [False] * 10 + [False] * 5
+    assert stats.mcnemar(a, b) == pytest.approx(2 / 2**10)
+    assert stats.mcnemar(a, a) == 1.0
+    gain, low, high = stats.paired(a, b, seed=1)
+    assert gain == pytest.approx(2 / 3) and 0.3 < low < gain < high < 1
+    rng = random.Random(5)
+    false = 0
+    for _ in range(300):  # two equal models must rarely look different
+        x, y = ([rng.random() < 0.6 for _ in range(60)] for _ in range(2))
+        false += stats.mcnemar(x, y) < 0.05
+    assert false <= 25
+
+
+def test_contamination_finds_what_was_copied() -> None:
+    words = [f"word{i}" for i in range(14)]
+    item = {"question": " ".join(words)}
+    other = {"question": " ".join(reversed(words))}
+    short = {"question": "too short"}
+    document = "before, " + " ".join(words).upper().replace(" ", ",\n ") + " after"
+    found = contamination.overlap({"a": [item, other], "b": [short]}, ["nothing here", document])
+    assert found == {"a": (1, 2), "b": (0, 0)}
+    zh = {"question": "关于传输层的面向连接的服务的特性是什么"}
+    assert contamination.overlap({"z": [zh]}, ["：" + zh["question"].replace("的", " 的") + "。"]) == {
+        "z": (1, 1)
+    }
