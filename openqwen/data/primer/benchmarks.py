@@ -93,7 +93,9 @@ def gsm8k(rng: random.Random, count: int) -> list[dict[str, Any]]:
     """Stories with working; the answer ends in `#### n`."""
     items = _draw(lambda: tasks.word_problem(rng, "en"), lambda i: i.question, 8 + count)
     return _number(
-        "gsm8k", 8, [{"question": i.question, "answer": f"{i.reply}\n#### {i.answer}"} for i in items]
+        "gsm8k",
+        8,
+        [{"question": i.question, "answer": f"{tasks.working(i)}\n#### {i.answer}"} for i in items],
     )
 
 

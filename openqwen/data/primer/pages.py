@@ -5,11 +5,12 @@ words or as a table: what stands in the context is worth copying, which is what 
 count of n-grams cannot.
 """
 
+# ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from openqwen.data.primer import tasks
@@ -22,7 +23,6 @@ from openqwen.data.primer.world import (
     PEOPLE,
     Fact,
     Lang,
-    Word,
     World,
     mend,
     pronouns,
@@ -54,6 +54,7 @@ class Desk:
     asker: Asker
     rng: random.Random
     lang: Lang
+    used: set[str] = field(default_factory=set)  # colour sentences that the page has already
 
     def pick(self, en: tuple[str, ...], zh: tuple[str, ...]) -> str:
         """One of the templates of the page's language."""
@@ -77,8 +78,11 @@ class Desk:
         return fact.fill(self.rng.choice(fact.relation.follow[self.lang]), self.lang)
 
     def filler(self, count: int) -> list[str]:
-        """Sentences that only give colour."""
-        return self.rng.sample(FILLER[self.lang], count)
+        """Sentences that only give colour, none twice on a page."""
+        fresh = [s for s in FILLER[self.lang] if s not in self.used]
+        chosen = self.rng.sample(fresh, count)
+        self.used.update(chosen)
+        return chosen
 
     def facts(self, count: int) -> list[Fact]:
         """Different facts of the world."""
@@ -227,9 +231,9 @@ def dialogue(desk: Desk) -> Page:
     one, two = (p.of(desk.lang) for p in desk.rng.sample(PEOPLE, 2))
     colon = ": " if desk.lang == "en" else "："
     lines = []
-    for fact in desk.facts(7):
+    for fact in desk.facts(8):
         question, answer = desk.qa(fact)
-        if question:
+        if question and fact.subject.en not in (one, two):  # nobody asks about themselves
             lines += [f"{one}{colon}{question}", f"{two}{colon}{answer}"]
             if desk.rng.random() < 0.3:
                 thanks = desk.pick(
@@ -308,15 +312,27 @@ def exam(desk: Desk) -> Page:
     """A paper of one kind of question in the form in which few-shot evaluations put them."""
     kind = desk.rng.choice(("choice", "choice", "choice", "word_problem", "arithmetic", "words", "compare"))
     q, a = ("Question: ", "Answer: ") if desk.lang == "en" else ("问题：", "答案：")
+    stepwise = desk.lang == "en" and kind != "choice" and desk.rng.random() < 0.5
     blocks: list[Block] = []
     for _ in range({"choice": 6, "word_problem": 5}.get(kind, 8)):
         item = desk.asker.item(kind, desk.lang)
-        answer = item.answer if kind == "choice" else item.reply
-        blocks.append(("p", f"{q}{item.question}\n{a}{answer}"))
+        if stepwise:
+            blocks.append(("p", _step_by_step(item)))
+        else:
+            answer = item.answer if kind == "choice" else item.reply
+            blocks.append(("p", f"{q}{item.question}\n{a}{answer}"))
     title = desk.pick(("Exam paper {n}", "Test number {n}"), ("第 {n} 号试卷", "练习 {n}")).format(
         n=desk.rng.randint(100, 999)
     )
     return Page("exam", desk.lang, title, tuple(blocks))
+
+
+def _step_by_step(item: tasks.Item) -> str:
+    """An answered question in the forms in which GSM8K and BBH are put to base models."""
+    step = "Let's think step by step"
+    if item.task == "word_problem":
+        return f"Question: {item.question}\n{step}\n{tasks.working(item)}\nThe answer is {item.answer}"
+    return f"Q: {item.question}\nA: {step}.\nSo the answer is {item.answer}."
 
 
 def story(desk: Desk) -> Page:
@@ -422,13 +438,7 @@ def errands(desk: Desk) -> Page:
     for _ in range(8):
         item = desk.asker.item("words", desk.lang)
         blocks.append(
-            (
-                "p",
-                desk.join(
-                    item.question + ("." if item.question[-1].isalpha() and desk.lang == "en" else ""),
-                    item.reply,
-                ),
-            )
+            ("p", desk.join(item.question + tasks.stop(desk.lang) * item.question[-1].isalnum(), item.reply))
         )
     title = desk.pick(
         ("Word lists {n}", "First and last {n}"), ("词语练习 {n}", "第一个和最后一个 {n}")
@@ -465,10 +475,6 @@ KINDS: tuple[tuple[Callable[[Desk], Page], int], ...] = (
 
 def write_page(desk: Desk) -> Page:
     """A page of a random kind."""
+    desk.used.clear()
     makers, weights = zip(*KINDS, strict=True)
     return desk.rng.choices(makers, weights)[0](desk)
-
-
-def people_of(world: World, city: Word) -> list[Word]:
-    """Who lives in a city."""
-    return [f.subject for f in world.facts if f.relation.name == "home" and f.value == city]

@@ -4,6 +4,7 @@ Ours. Each comes with its label, so that every filter's precision and recall can
 and partly invented.
 """
 
+# ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
 import random

@@ -3,6 +3,7 @@
 Ours. Six layouts from clean to careless; what is around the content is what an extractor must take away.
 """
 
+# ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
 import html

@@ -63,9 +63,14 @@ def _asker(config: PrimerConfig, world: World, name: str, split: Split, unique: 
 def plan(config: PrimerConfig, rng: random.Random) -> list[str]:
     """The label of every page, in a random order; duplicates come after some page they can copy."""
     shares = {
-        "exact-duplicate": config.exact_duplicates, "near-duplicate": config.near_duplicates, "boilerplate": config.boilerplate,
-        "spam": config.spam, "offensive": config.offensive, "other-language": config.other_language, "leak": config.leak,
-    }  # fmt: skip
+        "exact-duplicate": config.exact_duplicates,
+        "near-duplicate": config.near_duplicates,
+        "boilerplate": config.boilerplate,
+        "spam": config.spam,
+        "offensive": config.offensive,
+        "other-language": config.other_language,
+        "leak": config.leak,
+    }
     labels = [label for label, share in shares.items() for _ in range(round(config.pages * share))]
     labels += ["clean"] * (config.pages - len(labels))
     rng.shuffle(labels)
@@ -151,18 +156,19 @@ def write_files(out: Path, config: PrimerConfig, world: World) -> dict[str, int]
         numbered = ({"id": f"{prefix}-{i:05d}", **record} for i, record in enumerate(records))
         counts[name] = write_jsonl(out / f"{name}.jsonl", numbered)
 
-    for split, num in (("train", config.sft_train), ("heldout", config.sft_heldout)):
+    splits: tuple[Split, Split] = ("train", "heldout")
+    for split, num in zip(splits, (config.sft_train, config.sft_heldout), strict=True):
         write(f"sft.{split}", demonstrations(config, world, split, num))
-    for split, num in (("train", config.tools_train), ("heldout", config.tools_heldout)):
+    for split, num in zip(splits, (config.tools_train, config.tools_heldout), strict=True):
         asker = _asker(config, world, f"tools {split}", split)
         rng = _rng(config, f"tool traces {split}")
         write(f"tools.{split}", tools.tool_items(world, asker, num, config.tools_negative, rng))
     rough = _asker(config, world, "pmp", "train")
     write("pmp", preferences.pairs(rough, config.pmp_pairs, _rng(config, "pmp replies"), config.pmp_noise))
-    for split, num in (("train", config.pairs_train), ("heldout", config.pairs_heldout)):
+    for split, num in zip(splits, (config.pairs_train, config.pairs_heldout), strict=True):
         asker = _asker(config, world, f"pairs {split}", split)
         write(f"pairs.{split}", preferences.pairs(asker, num, _rng(config, f"pair replies {split}")))
-    for split, num in (("train", config.prompts_train), ("heldout", config.prompts_heldout)):
+    for split, num in zip(splits, (config.prompts_train, config.prompts_heldout), strict=True):
         asker = _asker(config, world, f"prompts {split}", split)
         write(f"prompts.{split}", [tasks.record(item) for item in asker.items(num)])
     return counts

@@ -5,6 +5,7 @@ train/heldout/benchmark border an item stands on is decided by a hash of its que
 comparisons and prompts agree on it without knowing of each other.
 """
 
+# ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openqwen.data.primer.world import (
-    CITIES,
     COLOURS,
     OBJECTS,
     PEOPLE,
@@ -29,12 +29,12 @@ from openqwen.data.primer.world import (
 
 Split = Literal["train", "heldout", "benchmark"]
 LETTERS = "ABCD"
+_BLANK = str.maketrans(dict.fromkeys(".,;:?!。、'\"", " "))
 
 
 def normalise(question: str) -> str:
     """The form in which two questions count as the same: width, case, spacing and end punctuation removed."""
-    text = unicodedata.normalize("NFKC", question).casefold()
-    return " ".join("".join(" " if c in ".,;:?!。、'\"" else c for c in text).split())
+    return " ".join(unicodedata.normalize("NFKC", question).casefold().translate(_BLANK).split())
 
 
 def question_hash(question: str) -> str:
@@ -213,6 +213,11 @@ def word_problem(rng: random.Random, lang: Lang, steps: int | None = None) -> It
     return Item("word_problem", lang, question, str(have), steps_text + gap + ending, wrong)
 
 
+def working(item: Item) -> str:
+    """The equations of a word problem's reply, without the sentence that names the result."""
+    return item.reply.removesuffix(THE_ANSWER[item.lang].format(v=item.answer)).rstrip()
+
+
 @dataclass(frozen=True)
 class Operation:
     """A family of one-line functions: `add_7` is `x + 7`."""
@@ -234,7 +239,7 @@ OPERATIONS = (
         "mod", "x % {n}", "returns the remainder of x by {n}", "返回 x 除以 {n} 的余数", lambda x, n: x % n
     ),
 )
-CODE_NUMBERS = range(2, 61)
+CODE_NUMBERS = range(2, 100)
 _WRITE: dict[Lang, tuple[str, ...]] = {
     "en": ("Write a Python function {f} that {d}.", "Define a Python function {f} which {d}.", "In Python, write {f}: it {d}."),
     "zh": ("写一个 Python 函数 {f}，{d}。", "请用 Python 定义函数 {f}，{d}。"),
@@ -282,9 +287,9 @@ _TO_EN = (
 )
 DICTIONARY: tuple[Word, ...] = (
     *OBJECTS, *COLOURS,
-    *(Word(*p.split(":")) for p in "fox:狐狸 swan:天鹅 frog:青蛙 duck:鸭子 rabbit:兔子 goat:山羊 tiger:老虎 bear:棕熊".split()),
-    *(Word(*p.split(":")) for p in "bread:面包 cheese:奶酪 soup:浓汤 honey:蜂蜜 rice:米饭 cake:蛋糕 noodles:面条 jam:果酱".split()),
-    *(Word(*p.split(":")) for p in "cook:厨师 doctor:医生 teacher:老师 sailor:水手 painter:画家 farmer:农民 singer:歌手 smith:铁匠".split()),
+    *(Word(*p.split(":")) for p in ["fox:狐狸", "swan:天鹅", "frog:青蛙", "duck:鸭子", "rabbit:兔子", "goat:山羊", "tiger:老虎", "bear:棕熊"]),
+    *(Word(*p.split(":")) for p in ["bread:面包", "cheese:奶酪", "soup:浓汤", "honey:蜂蜜", "rice:米饭", "cake:蛋糕", "noodles:面条", "jam:果酱"]),
+    *(Word(*p.split(":")) for p in ["cook:厨师", "doctor:医生", "teacher:老师", "sailor:水手", "painter:画家", "farmer:农民", "singer:歌手", "smith:铁匠"]),
 )  # fmt: skip
 
 
@@ -471,8 +476,3 @@ class Asker:
 def record(item: Item) -> dict[str, Any]:
     """The fields of an item that stand in the files."""
     return {"task": item.task, "lang": item.lang, "messages": item.messages, "answer": item.answer}
-
-
-def city_of(fact: Fact) -> Word | None:
-    """The city a fact is about or leads to, if any."""
-    return fact.subject if fact.subject in CITIES else fact.value if fact.value in CITIES else None

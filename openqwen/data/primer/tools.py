@@ -4,6 +4,7 @@ Report §3.4 (tool use by ReAct, Table 6). The declarations have the fields of Q
 the traces is made elsewhere. The tools, their results and the world they ask about are ours.
 """
 
+# ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
 import json

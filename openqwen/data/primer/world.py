@@ -4,9 +4,11 @@ Ours. Names are written in Latin letters in both languages, as Chinese texts oft
 token then stands for one entity everywhere, which lets a tiny model carry a fact from one language to the other.
 """
 
+# ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -49,7 +51,7 @@ CITIES = _names(
     "Brevia Hanmoor Solvany Iskandel Jorvale Kestrin Mirabo Ondal"
 )
 PEOPLE = _names("Mia Tom Anna Leo Nina Omar Ruth Sam Lily Ben Clara Hugo Iris Jack Rosa Finn")
-WOMEN = frozenset("Mia Anna Nina Ruth Lily Clara Iris Rosa".split())
+WOMEN = frozenset(["Mia", "Anna", "Nina", "Ruth", "Lily", "Clara", "Iris", "Rosa"])
 
 # Every closed list from which an answer may come: naming a second member of the list is a wrong answer.
 CLASSES: tuple[tuple[Word, ...], ...] = (
@@ -185,6 +187,15 @@ RELATIONS: tuple[Relation, ...] = (
 )  # fmt: skip
 
 
+FESTIVALS = tuple(
+    Word(w.en.replace("_", " "), w.zh)
+    for w in _words(
+        "lantern_day:灯笼节 harvest_day:丰收节 river_day:河流节 music_day:音乐节 "
+        "bread_day:面包节 kite_day:风筝节 snow_day:雪花节 book_day:读书节"
+    )
+)
+
+
 class Fact(NamedTuple):
     """`relation` holds between `subject` and `value`."""
 
@@ -205,22 +216,13 @@ class Fact(NamedTuple):
         return self.fill(self.relation.statements[lang][0], lang)
 
 
+_GAP = re.compile(r"(?<=[\u2e80-\uffef]) (?=[\u2e80-\uffef])")
+_AN = re.compile(r" a (?=[aeiou])")
+
+
 def mend(text: str, lang: Lang) -> str:
     """Spaces stand only between Chinese and Latin letters; `a` becomes `an` before a vowel."""
-    if lang == "en":
-        for vowel in "aeiou":
-            text = text.replace(f" a {vowel}", f" an {vowel}")
-        return text
-    out: list[str] = []
-    for i, char in enumerate(text):
-        if char == " " and 0 < i < len(text) - 1 and _wide(text[i - 1]) and _wide(text[i + 1]):
-            continue
-        out.append(char)
-    return "".join(out).strip()
-
-
-def _wide(char: str) -> bool:
-    return ord(char) > 0x2E7F
+    return _AN.sub(" an ", text) if lang == "en" else _GAP.sub("", text).strip()
 
 
 class World:
@@ -236,18 +238,10 @@ class World:
             self.facts += [Fact(relation, s, v) for s, v in zip(subjects, values, strict=True)]
         skies = (Word("sunny", "晴天"), Word("rainy", "下雨"), Word("cloudy", "多云"), Word("snowy", "下雪"))
         self.weather = {city.en: (rng.choice(skies), rng.randint(2, 29)) for city in CITIES}
-        names = FESTIVALS[:]
+        names = list(FESTIVALS)
         rng.shuffle(names)
         self.festivals = {name.en: (name, rng.randint(1, 12), rng.randint(1, 28)) for name in names}
 
     def about(self, subject: Word) -> list[Fact]:
         """All facts whose subject this is."""
         return [f for f in self.facts if f.subject == subject]
-
-
-FESTIVALS = list(
-    _words(
-        "lantern_day:灯笼节 harvest_day:丰收节 river_day:河流节 music_day:音乐节 bread_day:面包节 kite_day:风筝节 snow_day:雪花节 book_day:读书节"
-    )
-)
-FESTIVALS = [Word(w.en.replace("_", " "), w.zh) for w in FESTIVALS]
