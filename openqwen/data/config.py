@@ -53,7 +53,11 @@ class DedupConfig(Config):
     num_hashes: int = setting(112, source="ours", doc="hashes in a signature", ge=8, le=1024)
     threshold: float = setting(0.72, source="ours", doc="Jaccard similarity at which LSH turns", gt=0, lt=1)
     verify: float = setting(
-        0.7, source="ours", doc="pairs whose signatures agree less are no duplicates; 0: trust LSH", ge=0, le=1
+        0.7,
+        source="ours",
+        doc="pairs whose signatures agree less are no duplicates; 0: trust LSH",
+        ge=0,
+        le=1,
     )
 
 

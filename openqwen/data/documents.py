@@ -108,9 +108,7 @@ class Funnel:
         self.steps: list[dict[str, Any]] = []
         folder.mkdir(exist_ok=True)
 
-    def apply(
-        self, name: str, step: Step, documents: list[Document]
-    ) -> tuple[list[Document], list[Dropped]]:
+    def apply(self, name: str, step: Step, documents: list[Document]) -> tuple[list[Document], list[Dropped]]:
         """Runs one step, checks that nothing was lost, writes dropped/<name>.jsonl.zst and counts."""
         kept, dropped = step(documents)
         assert len(kept) + len(dropped) == len(documents), f"{name} lost documents"

@@ -45,7 +45,9 @@ class LanguageId(Protocol):
 
 def by_script(codes: np.ndarray) -> tuple[str, float] | None:
     """The language if one script decides it: (n,) code points -> (language, share of letters) or None."""
-    letters = codes[(codes > 0x2FF) | ((codes | 0x20) - 0x61 < 26)]  # uint32: below 'a' wraps to a huge number
+    letters = codes[
+        (codes > 0x2FF) | ((codes | 0x20) - 0x61 < 26)
+    ]  # uint32: below 'a' wraps to a huge number
     letters = letters[(letters < 0x2000) | ((letters > 0x303F) & (letters < 0xFE00)) | (letters > 0xFFEF)]
     if not len(letters):
         return UNKNOWN, 0.0

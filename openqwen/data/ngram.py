@@ -28,7 +28,9 @@ class _Order:
 
     codes: np.ndarray  # (grams,) int64, sorted: context * (vocabulary + 1) + last token
     share: np.ndarray  # (grams,) float64: discounted count over the context's total
-    backoff: np.ndarray  # (contexts,) float64: weight of the next lower order; 1 where a context never occurred
+    backoff: (
+        np.ndarray
+    )  # (contexts,) float64: weight of the next lower order; 1 where a context never occurred
 
 
 class NgramModel:
@@ -57,7 +59,9 @@ class NgramModel:
         largest = int(tokens.max(initial=-1))
         vocab_size = largest + 1 if vocab_size is None else vocab_size
         if largest >= vocab_size:
-            raise DataError(f"token id {largest} is outside a vocabulary of {vocab_size}", where="NgramModel.fit")
+            raise DataError(
+                f"token id {largest} is outside a vocabulary of {vocab_size}", where="NgramModel.fit"
+            )
         tokens = np.where(tokens < 0, vocab_size, tokens)  # the mark of a document's beginning
         return cls(vocab_size, _smooth(_count(tokens, offsets, order, vocab_size + 1), vocab_size))
 

@@ -28,14 +28,72 @@ from openqwen.data.documents import Raw
 # antigravity opens a browser, this prints, idlelib and turtledemo open windows, test holds crashers; the others
 # need a platform, a display or a database, or show the machine's own paths and settings.
 NEVER = frozenset(
-    "antigravity this idlelib turtledemo turtle test lib2to3 msilib msvcrt winreg winsound _winapi tkinter "
-    "ensurepip venv site sitecustomize usercustomize sys sysconfig posix nt dbm curses readline rlcompleter "
-    "distutils pip setuptools pkg_resources wheel crypt ossaudiodev spwd nis audioop imp asyncore asynchat smtpd "
-    "xxlimited xxlimited_35 xxsubtype pydoc_data".split()
+    [
+        "antigravity",
+        "this",
+        "idlelib",
+        "turtledemo",
+        "turtle",
+        "test",
+        "lib2to3",
+        "msilib",
+        "msvcrt",
+        "winreg",
+        "winsound",
+        "_winapi",
+        "tkinter",
+        "ensurepip",
+        "venv",
+        "site",
+        "sitecustomize",
+        "usercustomize",
+        "sys",
+        "sysconfig",
+        "posix",
+        "nt",
+        "dbm",
+        "curses",
+        "readline",
+        "rlcompleter",
+        "distutils",
+        "pip",
+        "setuptools",
+        "pkg_resources",
+        "wheel",
+        "crypt",
+        "ossaudiodev",
+        "spwd",
+        "nis",
+        "audioop",
+        "imp",
+        "asyncore",
+        "asynchat",
+        "smtpd",
+        "xxlimited",
+        "xxlimited_35",
+        "xxsubtype",
+        "pydoc_data",
+    ]
 )
 SKIPPED_FOLDERS = frozenset(
-    "__pycache__ test tests idlelib turtledemo lib2to3 msilib site-packages dist-packages ensurepip encodings "
-    "pydoc_data idle_test distutils config lib-dynload".split()
+    [
+        "__pycache__",
+        "test",
+        "tests",
+        "idlelib",
+        "turtledemo",
+        "lib2to3",
+        "msilib",
+        "site-packages",
+        "dist-packages",
+        "ensurepip",
+        "encodings",
+        "pydoc_data",
+        "idle_test",
+        "distutils",
+        "config",
+        "lib-dynload",
+    ]
 )
 
 # Runs with -I -S: no user site, no PYTHON* variables, no site-packages. Modules arrive on stdin, pages leave on
@@ -153,7 +211,11 @@ def stdlib_sources(config: SourcesConfig) -> Iterator[Raw]:
             with tokenize.open(path) as file:
                 text = file.read()
             ast.parse(text)
-        except (OSError, SyntaxError, ValueError):  # templates and deliberately broken files are no code to learn
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+        ):  # templates and deliberately broken files are no code to learn
             continue
         name = f"stdlib/{relative}"
         yield Raw(name, "code", text=text, file=name)

@@ -25,8 +25,46 @@ from openqwen.data.documents import Bad, Raw
 HTML = frozenset({".html", ".htm", ".xhtml"})
 TEXT = frozenset({".txt", ".md", ".markdown", ".rst", ".tex", ".text"})
 CODE = frozenset(
-    ".py .pyi .js .ts .tsx .jsx .java .c .h .cc .cpp .hpp .cs .go .rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua "
-    ".pl .hs .ml .ex .erl .clj .dart .m .mm .f90 .zig .nim .css".split()
+    [
+        ".py",
+        ".pyi",
+        ".js",
+        ".ts",
+        ".tsx",
+        ".jsx",
+        ".java",
+        ".c",
+        ".h",
+        ".cc",
+        ".cpp",
+        ".hpp",
+        ".cs",
+        ".go",
+        ".rs",
+        ".rb",
+        ".php",
+        ".swift",
+        ".kt",
+        ".scala",
+        ".sh",
+        ".sql",
+        ".r",
+        ".jl",
+        ".lua",
+        ".pl",
+        ".hs",
+        ".ml",
+        ".ex",
+        ".erl",
+        ".clj",
+        ".dart",
+        ".m",
+        ".mm",
+        ".f90",
+        ".zig",
+        ".nim",
+        ".css",
+    ]
 )
 JSONL = frozenset({".jsonl", ".ndjson"})
 WARC = frozenset({".warc", ".wet"})
@@ -93,7 +131,9 @@ def _looks_utf16(head: bytes) -> bool:
 def walk(root: Path, bad: Bad) -> Iterator[Path]:
     """Regular files under a folder in sorted order. Symbolic links never lead outside, nor round in circles."""
     inside = root.resolve()
-    for folder, folders, names in os.walk(root, onerror=lambda e: bad.skip(str(e.filename), "unreadable folder")):
+    for folder, folders, names in os.walk(
+        root, onerror=lambda e: bad.skip(str(e.filename), "unreadable folder")
+    ):
         for name in [f for f in folders if Path(folder, f).is_symlink()]:
             bad.skip(Path(folder, name), "link to a folder")
         folders[:] = sorted(
@@ -155,7 +195,9 @@ def open_packed(path: Path, packing: str) -> IO[bytes]:
     if packing == ".gz":
         return gzip.open(path, "rb")
     if packing == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True, read_across_frames=True)
+        reader = zstandard.ZstdDecompressor().stream_reader(
+            path.open("rb"), closefd=True, read_across_frames=True
+        )
         return io.BufferedReader(reader, 1 << 20)  # type: ignore[type-var,return-value]
     return path.open("rb")
 

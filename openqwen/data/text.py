@@ -155,9 +155,7 @@ def token_stream(texts: Sequence[str]) -> TokenStream:
     document_ends -= np.concatenate([[0], removed])[document_ends]
     clean, starts, stops = _spans(codes)
     bounds = np.concatenate([[0], np.searchsorted(starts, document_ends)])
-    return TokenStream(
-        _span_hashes(mix(clean.astype(_U64) + _CHAR_BASE), starts, stops, _CHAR_BASE), bounds
-    )
+    return TokenStream(_span_hashes(mix(clean.astype(_U64) + _CHAR_BASE), starts, stops, _CHAR_BASE), bounds)
 
 
 @dataclass(frozen=True)
