@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Script, add, make_items, perfect, weather
+from agent_world import Script, add, make_items, perfect, weather
 
 from openqwen.agent import loop, tools
 from openqwen.agent.loop import Conversation

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_items
+from agent_world import make_items
 
 from openqwen.agent import stage
 from openqwen.agent.config import AgentEvalConfig

@@ -8,7 +8,7 @@ import time
 from typing import Any, Literal
 
 import pytest
-from conftest import add, weather
+from agent_world import add, weather
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Script, make_items, perfect
+from agent_world import Script, make_items, perfect
 from hypothesis import given
 from hypothesis import strategies as st
 
