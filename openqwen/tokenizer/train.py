@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from openqwen.tokenizer.encoders import make_encoder
 from openqwen.tokenizer.pattern import normalise, split
 from openqwen.tokenizer.ranks import byte_order
 
-_SHIFT = 24  # a pair is one int64: left << 24 | right; room for 16 million ids
+_SHIFT, _LOW = 24, (1 << 24) - 1  # a pair is one int64: left << 24 | right; room for 16 million ids
 _DIGITS = frozenset(b"0123456789")
 _GAP = -1  # the symbol between two pieces
 _GONE = -2  # the right half of a merged pair
@@ -50,11 +51,12 @@ def train(
     tokens = {rank: token for token, rank in base.items()}
     ids = dict(base)
     merges: list[Merge] = []
-    while len(merges) < num_tokens and (pair := board.most_frequent()) is not None:
-        left, right = tokens[pair >> _SHIFT], tokens[pair & ((1 << _SHIFT) - 1)]
+    while len(merges) < num_tokens and (found := board.most_frequent()) is not None:
+        pair, places = found
+        left, right = tokens[pair >> _SHIFT], tokens[pair & _LOW]
         known = ids.get(left + right)
         new = len(ids) if known is None else known
-        board.merge(pair, new, again=known is not None)
+        board.merge(pair, places, new, fresh=known is None)
         if known is None:
             ids[left + right], tokens[new] = new, left + right
             merges.append((left, right))
@@ -89,133 +91,121 @@ def without_digit_runs(ranks: Mapping[bytes, int]) -> dict[bytes, int]:
 
 def _symbols(counts: Mapping[str, int], base: Mapping[bytes, int]) -> tuple[np.ndarray, np.ndarray]:
     """All distinct pieces as ids with a gap after each (and one before): symbols (n,) int32, weights (n,) int64."""
-    pieces = sorted(counts)
     if len(base) == 256:
         table = np.zeros(256, np.int32)
         for token, rank in base.items():
             table[token[0]] = rank
-        encoded = [piece.encode() for piece in pieces]
+        encoded = list(map(str.encode, counts))
         flat = table[np.frombuffer(b"".join(encoded), np.uint8)]
-        lengths = np.fromiter((len(e) for e in encoded), np.int64, len(encoded))
+        lengths = np.array(list(map(len, encoded)), np.int64)
     else:
-        ids = make_encoder(base).encode_batch(pieces)
-        lengths = np.fromiter((len(i) for i in ids), np.int64, len(ids))
-        flat = np.fromiter((i for piece in ids for i in piece), np.int32, int(lengths.sum()))
-    owner = np.repeat(np.arange(len(pieces)), lengths)  # (n,) which piece a symbol belongs to
+        ids = make_encoder(base).encode_batch(list(counts))
+        lengths = np.array(list(map(len, ids)), np.int64)
+        flat = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
+    owner = np.repeat(np.arange(len(counts)), lengths)  # (n,) which piece a symbol belongs to
     places = np.arange(len(flat)) + owner + 1
-    symbols = np.full(len(flat) + len(pieces) + 1, _GAP, np.int32)
+    symbols = np.full(len(flat) + len(counts) + 1, _GAP, np.int32)
     symbols[places] = flat
     weights = np.zeros(len(symbols), np.int64)
-    weights[places] = np.fromiter((counts[p] for p in pieces), np.int64, len(pieces))[owner]
+    weights[places] = np.array(list(counts.values()), np.int64)[owner]
     return symbols, weights
 
 
 class _Board:
-    """The pieces as a linked list over flat arrays, with the places and the count of every frequent pair."""
+    """The pieces as a linked list over flat arrays, and a heap of pairs with the places where they stand.
+
+    A pair's count only ever falls after the step that brings it about, so the heap holds upper bounds and a
+    pair is counted afresh when it reaches the top: nothing has to be kept exact on the way.
+    """
 
     def __init__(self, symbols: np.ndarray, weights: np.ndarray, min_count: int) -> None:
         self.symbols, self.weights, self.min_count = symbols, weights, min_count
         self.next = np.arange(1, len(symbols) + 1, dtype=np.int32)
-        self.next[-1:] = len(symbols) - 1
+        self.next[-1] = len(symbols) - 1
         self.prev = np.arange(-1, len(symbols) - 1, dtype=np.int32)
-        self.prev[:1] = 0
-        self.mark = np.zeros(len(symbols), bool)  # scratch, all False between steps
-        self.counts: dict[int, int] = {}
-        self.places: dict[int, list[np.ndarray]] = {}
-        self.heap: list[tuple[int, int]] = []  # (-count, pair); a stale count is put right when it surfaces
+        self.prev[0] = 0
+        self.heap: list[tuple[int, int, int]] = []  # (-count, pair, serial)
+        self.places: dict[int, np.ndarray] = {}  # by serial
+        self.serial = 0
         self._add(np.flatnonzero((symbols[:-1] >= 0) & (symbols[1:] >= 0)).astype(np.int32))
 
-    def most_frequent(self) -> int | None:
-        """The pair with the highest count (ties: lowest ids), or None when no pair reaches `min_count`."""
+    def most_frequent(self) -> tuple[int, np.ndarray] | None:
+        """The pair with the highest count (ties: lowest ids) and its places; None if none reaches `min_count`."""
         while self.heap:
-            minus, pair = self.heap[0]
-            count = self.counts.get(pair, 0)
+            minus, pair, serial = self.heap[0]
+            places = self._standing(pair, self.places[serial])
+            count = int(self.weights[places].sum())
             if count == -minus:
-                return pair
+                heapq.heappop(self.heap)
+                return pair, self.places.pop(serial)
             if count >= self.min_count:
-                heapq.heapreplace(self.heap, (-count, pair))
+                self.places[serial] = places
+                heapq.heapreplace(self.heap, (-count, pair, serial))
             else:
                 heapq.heappop(self.heap)
-                self._forget(pair)
+                del self.places[serial]
         return None
 
-    def merge(self, pair: int, new: int, again: bool) -> None:
-        """Joins the pair wherever it stands. again: `new` is not a fresh id, its neighbours may be known pairs."""
-        left, right = pair >> _SHIFT, pair & ((1 << _SHIFT) - 1)
-        at = np.concatenate(self.places[pair])
-        self._forget(pair)
-        at = at[(self.symbols[at] == left) & (self.symbols[self.next[at]] == right)]
-        if left == right:
+    def merge(self, pair: int, at: np.ndarray, new: int, fresh: bool) -> None:
+        """Joins the pair at its places into `new`. fresh: no such id stood on the board before."""
+        at = self._standing(pair, at)
+        if pair >> _SHIFT == pair & _LOW:
             at = self._without_overlaps(np.sort(at))
         gone = self.next[at]
-        self._subtract(at, gone)
-        self.symbols[at], self.symbols[gone] = new, _GONE
         after = self.next[gone]
+        self.symbols[at], self.symbols[gone] = new, _GONE
         self.next[at], self.prev[after] = after, at
-        before = self._unmarked(self.prev[at], marked=at)
-        touched = np.concatenate([before[self.symbols[before] >= 0], at[self.symbols[after] >= 0]])
-        if again:
-            self._recount(touched)
+        before = self.prev[at]
+        standing, following = self.symbols[before] >= 0, at[self.symbols[after] >= 0]
+        if fresh:
+            # Where two merges touch, the pair between them is entered once, with the first.
+            standing &= self.symbols[before] != new
+            self._add(np.concatenate([before[standing], following]))
         else:
-            self._add(touched)
+            self._add(self._everywhere(np.concatenate([before[standing], following])))
+
+    def _standing(self, pair: int, places: np.ndarray) -> np.ndarray:
+        """Those of the places where the pair still stands."""
+        kept = places[self.symbols[places] == pair >> _SHIFT]
+        return kept[self.symbols[self.next[kept]] == pair & _LOW]
 
     def _without_overlaps(self, at: np.ndarray) -> np.ndarray:
-        """Of places where a pair of equals stands ("aaaa" has three), every second in each run, from the left."""
-        if not len(at):
-            return at
+        """Of sorted places where a pair of equals stands ("aaaa" has three), every second in each run."""
         starts = np.ones(len(at), bool)
         starts[1:] = self.next[at[:-1]] != at[1:]
         order = np.arange(len(at))
         return at[(order - np.maximum.accumulate(np.where(starts, order, 0))) % 2 == 0]
 
-    def _unmarked(self, places: np.ndarray, marked: np.ndarray) -> np.ndarray:
-        """The places that are not among `marked`."""
-        self.mark[marked] = True
-        kept = places[~self.mark[places]]
-        self.mark[marked] = False
-        return kept
-
     def _pairs_at(self, places: np.ndarray) -> np.ndarray:
         """The pair that begins at each place, as (k,) int64."""
-        left = self.symbols[places].astype(np.int64)
-        return left << _SHIFT | self.symbols[self.next[places]]
+        return self.symbols[places].astype(np.int64) << _SHIFT | self.symbols[self.next[places]]
 
-    def _subtract(self, at: np.ndarray, gone: np.ndarray) -> None:
-        """Takes the pairs that a merge destroys, left and right of it, out of the counts."""
-        before = self._unmarked(self.prev[at], marked=gone)  # a pair between two merges is counted once
-        lost = np.concatenate([before[self.symbols[before] >= 0], gone[self.symbols[self.next[gone]] >= 0]])
-        pairs, _, sums, _ = self._grouped(lost)
-        for pair, total in zip(pairs.tolist(), sums.tolist()):
-            if pair in self.counts:
-                self.counts[pair] -= total
-
-    def _add(self, places: np.ndarray) -> None:
-        """Enters new pairs. One that is rare now stays rare: its places all arise in this one step."""
-        pairs, bounds, sums, ordered = self._grouped(places)
-        for k in np.flatnonzero(sums >= self.min_count).tolist():
-            pair, total = int(pairs[k]), int(sums[k])
-            self.counts[pair] = total
-            self.places[pair] = [ordered[bounds[k] : bounds[k + 1]]]
-            heapq.heappush(self.heap, (-total, pair))
-
-    def _recount(self, places: np.ndarray) -> None:
-        """As `_add` for pairs that may stand elsewhere too: counts them over the whole board."""
-        wanted = np.unique(self._pairs_at(places))
+    def _everywhere(self, touched: np.ndarray) -> np.ndarray:
+        """All places of the pairs that begin at `touched`: an id that is not fresh has neighbours elsewhere too."""
         live = np.flatnonzero(self.symbols >= 0).astype(np.int32)
         live = live[self.symbols[self.next[live]] >= 0]
-        for pair in wanted.tolist():
-            self._forget(pair)
-        self._add(live[np.isin(self._pairs_at(live), wanted)])
+        return live[np.isin(self._pairs_at(live), np.unique(self._pairs_at(touched)))]
 
-    def _grouped(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Places by pair: pairs (p,), bounds (p + 1,), summed weights (p,), places in that order (k,)."""
-        keys = self._pairs_at(places)
-        order = np.argsort(keys, kind="stable")
-        keys, ordered = keys[order], places[order]
-        firsts = np.flatnonzero(np.diff(keys, prepend=-1))
-        sums = np.add.reduceat(self.weights[ordered], firsts) if len(firsts) else np.empty(0, np.int64)
-        return keys[firsts], np.append(firsts, len(keys)), sums, ordered
+    def _add(self, places: np.ndarray) -> None:
+        """Enters the pairs at these places. One that is rare now stays rare: all its places are here."""
+        if not len(places):
+            return
+        pairs = self._pairs_at(places)
+        order = _order(pairs)
+        pairs, places = pairs[order], places[order]
+        firsts = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
+        sums = np.add.reduceat(self.weights[places], firsts)
+        frequent = np.flatnonzero(sums >= self.min_count)
+        lasts = np.append(firsts, len(places))[frequent + 1]
+        rows = zip(*(x.tolist() for x in (sums[frequent], pairs[firsts[frequent]], firsts[frequent], lasts)))
+        for total, pair, first, last in rows:
+            self.places[self.serial] = places[first:last]
+            heapq.heappush(self.heap, (-total, pair, self.serial))
+            self.serial += 1
 
-    def _forget(self, pair: int) -> None:
-        self.counts.pop(pair, None)
-        self.places.pop(pair, None)
+
+def _order(pairs: np.ndarray) -> np.ndarray:
+    """An order that brings equal pairs together; pairs of single bytes, the first and longest list, by radix."""
+    if not np.any(pairs & ~np.int64(0xFF << _SHIFT | 0xFF)):
+        return np.argsort((pairs >> _SHIFT << 8 | pairs & 0xFF).astype(np.uint16), kind="stable")
+    return np.argsort(pairs)
