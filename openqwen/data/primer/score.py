@@ -102,7 +102,7 @@ def is_courteous(reply: str, lang: Lang) -> bool:
 def repeats(reply: str) -> bool:
     """A sentence said twice, or a word or sign more than three times in a row."""
     text = _FENCE.sub("", reply)
-    sentences = [s.strip() for s in re.split(r"[.!?。！？\n]+", text) if len(s.strip()) > 2]
+    sentences = [s.strip() for s in re.split(r"[.!?。！？\n]+", text) if len(s.strip()) > 1]
     if len(set(sentences)) < len(sentences):
         return True
     return re.search(r"(\b\w+\b|[^\w\s])(?:\s*\1){3,}", text) is not None

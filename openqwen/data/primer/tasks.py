@@ -369,9 +369,13 @@ def choice(rng: random.Random, lang: Lang, fact: Fact) -> Item:
         value = next(v for v in fact.relation.values if v.of(lang) == choices[other])
         said = Fact(fact.relation, fact.subject, value).answer(lang)
         wrong.append(said + gap + THE_ANSWER[lang].format(v=LETTERS[other]))
-    question = choice_text(fact.fill(fact.relation.choice[lang], lang), choices)
+    stem = fact.fill(fact.relation.choice[lang], lang)
+    question = choice_text(stem, choices)
     reply = fact.answer(lang) + gap + THE_ANSWER[lang].format(v=LETTERS[place])
-    return Item("choice", lang, question, LETTERS[place], reply, tuple(wrong))
+    key = (
+        stem if split_of(stem) == "heldout" else question
+    )  # a held-out question stays so with options below it
+    return Item("choice", lang, question, LETTERS[place], reply, tuple(wrong), key)
 
 
 def compare(rng: random.Random, lang: Lang) -> Item:
