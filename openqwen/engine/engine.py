@@ -82,9 +82,12 @@ class Engine:
                 done.update((u.request, u.completion) for u in self.step() if u.completion is not None)
         return [done[request] for request in order]
 
-    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[Update]:
-        """Updates of one request as they come; the last one carries the completion. Closing it cancels."""
-        with self._call():
+    def stream(self, prompt: Prompt, sampling: Sampling, *, remember: bool = False) -> Iterator[Update]:
+        """Updates of one request as they come; the last one carries the completion. Closing it cancels.
+
+        remember: the weights have not changed since the last call, so what the cache holds may be reused.
+        """
+        with self._call(remember):
             request = self.submit(prompt, sampling, stream=True)
             try:
                 while request in self._requests:
@@ -317,11 +320,12 @@ class Engine:
         return slots.claim(sequence.prompt, row)
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
+    def _call(self, remember: bool = False) -> Iterator[None]:
         """A call that drives the steps itself: the engine must be idle, and the weights may have changed."""
         if self.scheduler:
             raise UsageError("the engine is busy with other requests", fix="use submit and step")
-        self.forget()
+        if not remember:
+            self.forget()
         with self._evaluating():
             try:
                 yield

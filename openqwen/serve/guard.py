@@ -1,0 +1,146 @@
+"""What every request passes before a route sees it: host, key, size, and the reading of its JSON.
+
+Ours. Refused by default: with a key set, every path but the page and /health needs it. The Host header must name
+this server, so that a web page elsewhere cannot reach a server on the loopback through its own name.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openqwen.serve import wire
+from openqwen.serve.metrics import ServerMetrics
+from openqwen.serve.schema import Body
+
+OPEN_PATHS = ("/", "/health", "/favicon.ico")
+PAGE = "/page/"
+# The page runs only its own script and style and talks only to its own server.
+CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # noqa: E501
+_HEADERS = {
+    b"content-security-policy": CSP.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+}
+
+
+class ApiError(Exception):
+    """An answer in OpenAI's error shape."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+        self.content = wire.error(message, kind, param, code)
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.content, self.status, self.headers)
+
+
+class Guard:
+    """ASGI middleware. hosts: allowed Host names; None allows any (when bound to other interfaces)."""
+
+    def __init__(
+        self, app: ASGIApp, api_key: str | None, hosts: Collection[str] | None, metrics: ServerMetrics
+    ) -> None:
+        self.app, self.api_key, self.hosts, self.metrics = app, api_key, hosts, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._note(scope, message)
+            await send(message)
+
+        refusal = self._refusal(scope["path"], Headers(scope=scope))
+        await (refusal.response() if refusal else self.app)(scope, receive, send_noted)
+
+    def _note(self, scope: Scope, message: Message) -> None:
+        message["headers"] = [*message.get("headers", []), *_HEADERS.items()]
+        route = scope.get("route")  # the pattern, not the path: clients must not be able to invent labels
+        self.metrics.responses.labels(getattr(route, "path", "other"), str(message["status"])).inc()
+
+    def _refusal(self, path: str, headers: Headers) -> ApiError | None:
+        host = headers.get("host", "").rsplit(":", 1)[0] if headers.get("host") else ""
+        if self.hosts is not None and host not in self.hosts:
+            return ApiError(421, "this server does not answer to that host name", code="host_not_allowed")
+        if self.api_key is None or path in OPEN_PATHS or path.startswith(PAGE):
+            return None
+        given = headers.get("authorization", "")
+        if hmac.compare_digest(given.encode(), f"Bearer {self.api_key}".encode()):
+            return None
+        return ApiError(
+            401,
+            "incorrect API key, or none: send it as 'Authorization: Bearer KEY'",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request, cls: type[B], limit: int) -> B:
+    """The request's JSON as `cls`, or an ApiError: 413 too large, 415 not JSON, 400 all else."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "the body must be application/json", code="unsupported_media_type")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ApiError(415, "compressed bodies are not accepted", code="unsupported_encoding")
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > limit:
+            raise ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
+    try:
+        return cls.model_validate(parse_json(bytes(data)))
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Strict JSON: UTF-8, no NaN, no key twice, no lone surrogates, bounded depth and digits."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twice)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        reason = "too deep" if isinstance(error, RecursionError) else str(error)[:200]
+        raise ApiError(400, f"the body is not valid JSON: {reason}", code="invalid_json") from None
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
+
+
+def _explain(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    param = ".".join(str(part) for part in first["loc"]) or None
+    where = f"{param}: " if param else ""
+    return ApiError(400, f"{where}{first['msg']}", param=param, code=first["type"])

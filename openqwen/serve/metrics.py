@@ -1,0 +1,51 @@
+"""What /metrics tells Prometheus.
+
+Ours. One registry a server, so that several servers in one process (tests) do not mix.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from openqwen.engine.engine import Engine
+from openqwen.engine.sequence import Completion
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class ServerMetrics:
+    """Counters and gauges; safe to touch from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.responses = Counter(
+            "openqwen_responses", "HTTP responses", ["route", "status"], registry=self.registry
+        )
+        self.replies = Counter("openqwen_replies", "Replies ended", ["reason"], registry=self.registry)
+        self.prompt_tokens = Counter("openqwen_prompt_tokens", "Prompt tokens", registry=self.registry)
+        self.reply_tokens = Counter("openqwen_reply_tokens", "Tokens generated", registry=self.registry)
+        self.reused_tokens = Counter(
+            "openqwen_reused_tokens", "Prompt tokens found in the cache", registry=self.registry
+        )
+        self.running = Gauge("openqwen_running", "Replies being generated", registry=self.registry)
+        self.waiting = Gauge("openqwen_waiting", "Replies waiting for a row", registry=self.registry)
+        self.first_token = Histogram(
+            "openqwen_first_token_seconds",
+            "Time from request to first update",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def observe(self, engine: Engine) -> None:
+        """The state after a step."""
+        self.running.set(len(engine.scheduler.running))
+        self.waiting.set(len(engine.scheduler.waiting))
+
+    def ended(self, completion: Completion) -> None:
+        self.replies.labels(completion.finish_reason).inc()
+        self.prompt_tokens.inc(len(completion.prompt_ids))
+        self.reply_tokens.inc(len(completion.ids))
+        self.reused_tokens.inc(completion.reused)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

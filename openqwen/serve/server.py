@@ -1,0 +1,489 @@
+"""The HTTP server: OpenAI's chat and text completions over one engine, and the chat page.
+
+Ours; conversations become ids through ChatML (report §3.1, A.1.1), never through text, so that nothing a user
+writes can become a control token. Binds to the loopback unless told otherwise; fetches nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from openqwen.chat import chatml
+from openqwen.core.console import note
+from openqwen.core.errors import OpenQwenError, UsageError
+from openqwen.engine.engine import Engine
+from openqwen.engine.sampling import Sampling
+from openqwen.engine.sequence import Completion, TokenScore
+from openqwen.model import load_model
+from openqwen.serve import wire
+from openqwen.serve.guard import ApiError, Guard, read_body
+from openqwen.serve.metrics import ServerMetrics
+from openqwen.serve.schema import (
+    MAX_N,
+    Body,
+    ChatRequest,
+    Common,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from openqwen.serve.wire import Json
+from openqwen.serve.worker import EngineFailed, Job, Overloaded, Worker
+from openqwen.tokenizer import load_tokenizer
+
+PAGE = Path(__file__).parent / "page"
+MAX_BODY = 8 * 2**20
+DEFAULT_NEW = 16  # max_tokens of a text completion that names none, as OpenAI's
+
+
+class Service:
+    """The routes' state: engine and limits."""
+
+    def __init__(self, engine: Engine, name: str, max_body: int, max_waiting: int) -> None:
+        self.engine, self.tokenizer, self.name, self.max_body = engine, engine.tokenizer, name, max_body
+        config = engine.model.config
+        self.context = engine.max_length or config.max_length * (4 if config.dynamic_ntk else 1)
+        self.metrics = ServerMetrics()
+        self.worker = Worker(engine, self.metrics, max_waiting)
+        self.created = int(time.time())
+
+    def room(self, prompt: list[int], wanted: int | None, default: int | None) -> int:
+        """How many tokens may be generated after a prompt; ApiError if what is wanted does not fit."""
+        if not prompt:
+            raise ApiError(400, "the prompt is empty", param="prompt", code="empty_prompt")
+        free = self.context - len(prompt)
+        asked = wanted if wanted is not None else min(free, default or free)
+        if free < 1 or asked > free:
+            raise ApiError(
+                400,
+                f"this model's context is {self.context} tokens; the prompt has {len(prompt)}"
+                f" and {max(asked, 1)} more were asked for",
+                param="messages" if default is None else "prompt",
+                code="context_length_exceeded",
+            )
+        return asked
+
+    def render(self, messages: list[dict[str, str]]) -> list[int]:
+        try:
+            return chatml.render_prompt(messages, self.tokenizer)
+        except OpenQwenError as error:
+            raise ApiError(400, error.what, param="messages", code="invalid_messages") from None
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name != self.name:
+            raise ApiError(404, f"no model {name[:100]!r} here", param="model", code="model_not_found")
+
+    def submit(self, body: Common, prompts: list[list[int]], samplings: list[Sampling]) -> Job:
+        vocab_size = self.tokenizer.vocab_size
+        if any(int(key) >= vocab_size for key in body.logit_bias or {}):
+            raise ApiError(400, f"ids go up to {vocab_size - 1}", param="logit_bias", code="invalid_id")
+        try:
+            return self.worker.submit(prompts, samplings, stream=bool(body.stream))
+        except Overloaded as error:
+            raise ApiError(
+                429, error.what, kind="rate_limit_error", code="overloaded", headers={"Retry-After": "1"}
+            ) from None
+
+
+def create_app(
+    engine: Engine,
+    *,
+    name: str = "openqwen",
+    api_key: str | None = None,
+    hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "[::1]"),
+    max_body: int = MAX_BODY,
+    max_waiting: int = 1024,
+) -> FastAPI:
+    """The application over an engine that nobody else uses from now on."""
+    service = Service(engine, name, max_body, max_waiting)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        service.worker.close()
+
+    app = FastAPI(title="openqwen", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.add_middleware(Guard, api_key=api_key, hosts=hosts, metrics=service.metrics)
+    _add_errors(app)
+    _add_openai_routes(app, service)
+    _add_other_routes(app, service)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers) if error.headers else None
+        return JSONResponse(
+            wire.error(str(error.detail), "invalid_request_error"), error.status_code, headers
+        )
+
+    @app.exception_handler(EngineFailed)
+    async def engine_failed(_: Request, error: EngineFailed) -> Response:
+        return JSONResponse(wire.error(error.what, "server_error", code="engine_failed"), 503)
+
+    @app.exception_handler(OpenQwenError)
+    async def own_error(_: Request, error: OpenQwenError) -> Response:
+        return JSONResponse(wire.error(error.what, "invalid_request_error"), 400)
+
+
+def _takes(cls: type[Body]) -> dict[str, Any]:
+    """The OpenAPI description of a route whose body `read_body` reads."""
+    schema = _inline(cls.model_json_schema())
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inline(schema: Json) -> Json:
+    """A JSON schema without references."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve(definitions[node["$ref"].rsplit("/", 1)[1]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(item) for item in node] if isinstance(node, list) else node
+
+    return resolve(schema)
+
+
+def _add_openai_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", openapi_extra=_takes(ChatRequest))
+    async def chat(request: Request) -> Response:
+        body = await read_body(request, ChatRequest, service.max_body)
+        return await chat_completion(service, request, body)
+
+    @app.post("/v1/completions", openapi_extra=_takes(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        body = await read_body(request, CompletionRequest, service.max_body)
+        return await text_completion(service, request, body)
+
+    @app.get("/v1/models")
+    async def models() -> Json:
+        return {"object": "list", "data": [_model_card(service)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Json:
+        service.check_model(name)
+        return _model_card(service)
+
+
+def _model_card(service: Service) -> Json:
+    return {
+        "id": service.name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "openqwen",
+        "max_model_len": service.context,
+    }
+
+
+def _add_other_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        if service.worker.healthy:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "engine failed"}, 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.post("/tokenize", openapi_extra=_takes(TokenizeRequest))
+    async def tokenize(request: Request) -> Json:
+        body = await read_body(request, TokenizeRequest, service.max_body)
+        if body.messages is not None:
+            tokens = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
+        else:
+            tokens = await asyncio.to_thread(service.tokenizer.encode, body.prompt or "")
+        return {"tokens": tokens, "count": len(tokens), "max_model_len": service.context}
+
+    @app.post("/detokenize", openapi_extra=_takes(DetokenizeRequest))
+    async def detokenize(request: Request) -> Json:
+        body = await read_body(request, DetokenizeRequest, service.max_body)
+        if any(i >= service.tokenizer.vocab_size for i in body.tokens):
+            raise ApiError(400, "an id is outside the vocabulary", param="tokens", code="invalid_id")
+        return {"prompt": service.tokenizer.decode(body.tokens)}
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def favicon() -> Response:
+        return FileResponse(PAGE / "icon.svg")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page(name: str) -> Response:
+        files = {path.name: path for path in PAGE.iterdir() if path.is_file()}
+        if name not in files:
+            raise ApiError(404, "no such page")
+        return FileResponse(files[name])
+
+
+async def chat_completion(service: Service, request: Request, body: ChatRequest) -> Response:
+    """POST /v1/chat/completions"""
+    service.check_model(body.model)
+    prompt = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
+    wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    sampling = body.sampling(service.room(prompt, wanted, None), body.alternatives)
+    count = body.n or 1
+    job = service.submit(body, [prompt] * count, [sampling.fork(i) for i in range(count)])
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+    if body.stream:
+        return _streaming(_chat_chunks(service, job, body, head), job)
+    completions = await _all(request, job)
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": c.text, "refusal": None},
+            "logprobs": wire.chat_logprobs(c.scores, c.stop, service.tokenizer) if c.scores is not None else None,
+            "finish_reason": c.finish_reason,
+        }
+        for i, c in enumerate(completions)
+    ]  # fmt: skip
+    return JSONResponse(
+        {**head, "object": "chat.completion", "choices": choices, "usage": wire.usage(completions, 1)}
+    )
+
+
+async def _chat_chunks(service: Service, job: Job, body: ChatRequest, head: Json) -> AsyncIterator[str]:
+    def chunk(index: int, delta: Json, reason: str | None = None, logprobs: Json | None = None) -> str:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        extra = {"usage": None} if body.include_usage else {}
+        return wire.sse({**head, "object": "chat.completion.chunk", "choices": [choice], **extra})
+
+    for i in range(job.count):
+        yield chunk(i, {"role": "assistant", "content": ""})
+    completions: list[Completion] = []
+    while job.open:
+        event = await job.next()
+        update = event.update
+        assert update is not None
+        logprobs = None
+        if update.scores:
+            stop = update.completion.stop if update.completion else None
+            logprobs = wire.chat_logprobs(update.scores, stop, service.tokenizer)
+        if update.text or (logprobs and logprobs["content"]):
+            yield chunk(event.index, {"content": update.text}, logprobs=logprobs)
+        if update.completion is not None:
+            completions.append(update.completion)
+            yield chunk(event.index, {}, update.completion.finish_reason)
+    if body.include_usage:
+        total = wire.usage(completions, 1)
+        yield wire.sse({**head, "object": "chat.completion.chunk", "choices": [], "usage": total})
+    yield wire.DONE
+
+
+async def text_completion(service: Service, request: Request, body: CompletionRequest) -> Response:
+    """POST /v1/completions"""
+    service.check_model(body.model)
+    prompts = [await asyncio.to_thread(_prompt_ids, service, p) for p in body.prompts()]
+    count = body.n or 1
+    if not 0 < len(prompts) * count <= MAX_N * 64:
+        raise ApiError(400, f"1 to {MAX_N * 64} replies a request", param="prompt", code="too_many")
+    scored = body.logprobs if body.echo else None
+    samplings = []
+    for prompt in prompts:
+        sampling = body.sampling(service.room(prompt, body.max_tokens, DEFAULT_NEW), body.logprobs, scored)
+        samplings += [sampling.fork(i) for i in range(count)]
+    job = service.submit(body, [p for p in prompts for _ in range(count)], samplings)
+    head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+    head["object"] = "text_completion"
+    if body.stream:
+        each = [p for p in prompts for _ in range(count)]
+        return _streaming(_text_chunks(service, job, body, head, each, len(prompts)), job)
+    completions = await _all(request, job)
+    choices = [_text_choice(service, body, i, c) for i, c in enumerate(completions)]
+    return JSONResponse({**head, "choices": choices, "usage": wire.usage(completions, len(prompts))})
+
+
+def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        return service.tokenizer.encode(prompt)
+    if any(i >= service.tokenizer.vocab_size for i in prompt):
+        raise ApiError(400, "an id is outside the vocabulary", param="prompt", code="invalid_id")
+    return prompt
+
+
+def _text_choice(service: Service, body: CompletionRequest, index: int, c: Completion) -> Json:
+    tokenizer, text = service.tokenizer, c.text
+    scores: list[TokenScore | None] = list(c.scores or [])
+    if body.echo:
+        text = tokenizer.decode(c.prompt_ids) + text
+        scores = [*(c.prompt_scores or []), *scores]
+    logprobs = None
+    if body.logprobs is not None:
+        logprobs = wire.completion_logprobs(scores, c.prompt_ids[0], tokenizer)
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": c.finish_reason}
+
+
+async def _text_chunks(
+    service: Service, job: Job, body: CompletionRequest, head: Json, prompts: list[list[int]], distinct: int
+) -> AsyncIterator[str]:
+    def chunk(index: int, text: str, reason: str | None = None, logprobs: Json | None = None) -> str:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        extra = {"usage": None} if body.include_usage else {}
+        return wire.sse({**head, "choices": [choice], **extra})
+
+    if body.echo and body.logprobs is None:
+        for i, prompt in enumerate(prompts):
+            yield chunk(i, service.tokenizer.decode(prompt))
+    elif body.echo:
+        raise ApiError(400, "echo with logprobs cannot be streamed", param="stream", code="unsupported")
+    completions: list[Completion] = []
+    offsets = [0] * job.count
+    while job.open:
+        event = await job.next()
+        update, i = event.update, event.index
+        assert update is not None
+        logprobs = None
+        if update.scores:
+            logprobs = wire.completion_logprobs(update.scores, None, service.tokenizer, offsets[i])
+            offsets[i] += sum(map(len, logprobs["tokens"]))
+        if update.text or logprobs:
+            yield chunk(i, update.text, logprobs=logprobs)
+        if update.completion is not None:
+            completions.append(update.completion)
+            yield chunk(i, "", update.completion.finish_reason)
+    if body.include_usage:
+        yield wire.sse({**head, "choices": [], "usage": wire.usage(completions, distinct)})
+    yield wire.DONE
+
+
+def _streaming(chunks: AsyncIterator[str], job: Job) -> Response:
+    async def until_done() -> AsyncIterator[str]:
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except (
+            ApiError,
+            EngineFailed,
+            UsageError,
+        ) as error:  # the status is sent already: say it in the stream
+            yield wire.sse(wire.error(str(error), "server_error"))
+        finally:  # also when the client has gone
+            job.cancel()
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(until_done(), media_type="text/event-stream", headers=headers)
+
+
+async def _all(request: Request, job: Job) -> list[Completion]:
+    """The completions of a job in order; cancelled if the client goes away first."""
+
+    async def collect() -> list[Completion]:
+        done: dict[int, Completion] = {}
+        while job.open:
+            event = await job.next()
+            if event.update is not None and event.update.completion is not None:
+                done[event.index] = event.update.completion
+        return [done[i] for i in range(job.count)]
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, watch = asyncio.create_task(collect()), asyncio.create_task(gone())
+    try:
+        await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ApiError(499, "the client went away", code="cancelled")
+        return work.result()
+    finally:
+        job.cancel()
+        await _settle(work, watch)
+
+
+async def _settle(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; UsageError with one clear line if the port is taken or the address is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"cannot serve on {host}:{port}: {reason.lower()}",
+            fix=f"choose another port, for example --port {port + 1 if 0 < port < 65535 else 8001}",
+        ) from None
+    return sock
+
+
+def serve(
+    model_path: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    name: str | None = None,
+    api_key: str | None = None,
+    max_batch: int = 64,
+    max_length: int | None = None,
+    max_waiting: int = 1024,
+    dtype: Any = None,
+    device: Any = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serves a model until interrupted. ready: called with the address once requests are answered."""
+    sock = listen(host, port)
+    with contextlib.closing(sock):
+        model = load_model(model_path, dtype=dtype, device=device)
+        engine = Engine(model, load_tokenizer(model_path), max_batch, max_length=max_length)
+        title = name or Path(model_path).resolve().name
+        local = host in ("127.0.0.1", "localhost", "::1")
+        app = create_app(
+            engine,
+            name=title,
+            api_key=api_key,
+            hosts=("127.0.0.1", "localhost", "[::1]") if local else None,
+            max_waiting=max_waiting,
+        )
+        address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
+        make_server(app, lambda: (ready or _announce)(address)).run(sockets=[sock])
+
+
+def _announce(address: str) -> None:
+    note(f"chat page   {address}/")
+    note(f"OpenAI API  {address}/v1")
+
+
+def make_server(app: FastAPI, ready: Callable[[], None] | None = None) -> uvicorn.Server:
+    """A uvicorn server that calls `ready` once it answers; run it with `.run(sockets=[...])`."""
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if ready is not None and self.started:
+                ready()
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False
+    )
+    return Server(config)

@@ -1,0 +1,79 @@
+"""A running server over a tiny random model, in a thread of the test process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from openqwen.engine import Engine
+from openqwen.model.config import ModelConfig
+from openqwen.model.qwen import Qwen
+from openqwen.serve.server import create_app, listen, make_server
+from openqwen.tokenizer import Tokenizer
+
+torch.set_num_threads(1)
+
+
+def tiny_model() -> Qwen:
+    model = Qwen(ModelConfig(vocab_size=464, hidden_size=64, num_layers=2, num_heads=4, max_length=512))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer({bytes([i]): i for i in range(256)}, encoder="tiktoken")
+
+
+@pytest.fixture(scope="session")
+def model() -> Qwen:
+    return tiny_model()
+
+
+@pytest.fixture
+def twin(model: Qwen, tokenizer: Tokenizer) -> Engine:
+    """An engine of our own over the server's model, to know what a reply must be."""
+    return endless(Engine(model, tokenizer))
+
+
+def endless(engine: Engine) -> Engine:
+    """Replies never end by chance, so that tests know how long they are."""
+    engine.end_ids = frozenset()
+    return engine
+
+
+@contextlib.contextmanager
+def running(model: Qwen, tokenizer: Tokenizer, **settings: Any) -> Iterator[tuple[str, Any]]:
+    """The address of a server and its service."""
+    engine = endless(Engine(model, tokenizer, settings.pop("max_batch", 32), max_length=700))
+    app = create_app(engine, name="tiny", **settings)
+    sock, started = listen("127.0.0.1", 0), threading.Event()
+    server = make_server(app, started.set)
+    thread = threading.Thread(target=lambda: server.run(sockets=[sock]))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}", app.state.service
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def server(model: Qwen, tokenizer: Tokenizer) -> Iterator[tuple[str, Any]]:
+    with running(model, tokenizer) as found:
+        yield found
+
+
+@pytest.fixture
+def start(model: Qwen, tokenizer: Tokenizer) -> Callable[..., Any]:
+    return lambda **settings: running(model, tokenizer, **settings)
