@@ -19,7 +19,7 @@ from openqwen.data.documents import Document, Dropped
 from openqwen.data.text import batches, grams, token_stream
 
 EXAMPLES = Path(__file__).with_name("examples.jsonl")
-BITS = 16
+BITS = 18
 _MARKS = "!！?？$%€¥#*…0123456789"
 
 

@@ -13,7 +13,7 @@ class SourcesConfig(Config):
     """What is read besides the inputs, and how large one piece may be."""
 
     pydoc: bool = setting(False, source="ours", doc="HTML pages pydoc renders for the standard library")
-    pydoc_bytes: Count = setting(6_000_000, source="ours", doc="stop after this many bytes of HTML", gt=0)
+    pydoc_bytes: Count = setting(2_500_000, source="ours", doc="stop after this many bytes of HTML", gt=0)
     pydoc_text_bytes: Count = setting(800_000, source="ours", doc="keep about this many bytes of text", gt=0)
     pydoc_modules: Count = setting(200, source="ours", doc="at most this many modules", gt=0)
     pydoc_seconds: float = setting(120.0, source="ours", doc="hard limit of the rendering process", gt=0)
@@ -65,7 +65,7 @@ class QualityConfig(Config):
     """Rules and models."""
 
     rules: bool = setting(True, source="report §2.1", doc="published thresholds by source, see quality.py")
-    spam: float = setting(0.5, source="ours", doc="probability of spam that drops", gt=0, le=1)
+    spam: float = setting(0.9, source="ours", doc="probability of spam that drops", gt=0, le=1)
     offensive: float = setting(0.5, source="ours", doc="probability of abuse that drops", gt=0, le=1)
     examples: str | None = setting(
         None, source="ours", doc='JSONL of {"text", "label"} that trains the classifiers; none: the shipped'

@@ -35,18 +35,22 @@ class Item:
     text: str
 
 
-def item_texts(record: dict[str, Any]) -> Iterator[str]:
-    """The texts of a benchmark record: its question with its choices, its prompt, its solution."""
+def item_texts(record: dict[str, Any], n: int) -> Iterator[str]:
+    """The item as a whole (question with choices, prompt with solution), and each part that is long on its own.
+
+    A short question without its choices is a sentence anybody may have written; with them it is the item.
+    """
+    parts = [v for name in FIELDS if isinstance(v := record.get(name), str) and v.strip()]
     choices = record.get("choices")
-    for name in FIELDS:
-        value = record.get(name)
-        if isinstance(value, str) and value.strip():
-            yield value
-            if name == "question" and isinstance(choices, list):
-                yield "\n".join([value, *(str(c) for c in choices)])
+    if isinstance(choices, list):
+        parts.append("\n".join(map(str, choices)))
+    if parts:
+        yield "\n".join(parts)
+    if len(parts) > 1:
+        yield from (part for part in parts if len(tokens(part)) >= n)
 
 
-def read_benchmarks(paths: Iterable[Path]) -> list[Item]:
+def read_benchmarks(paths: Iterable[Path], n: int = 13) -> list[Item]:
     """The items of benchmark files (.jsonl, .jsonl.zst) and of all such files in folders."""
     items = []
     for path in paths:
@@ -62,7 +66,7 @@ def read_benchmarks(paths: Iterable[Path]) -> list[Item]:
                     raise DataError("not a benchmark record (a JSON object)", where=f"{file}:{number}")
                 name = file.name.split(".")[0]
                 label = str(record.get("id", number))
-                items += [Item(name, label, text) for text in item_texts(record)]
+                items += [Item(name, label, text) for text in item_texts(record, n)]
     return items
 
 

@@ -25,6 +25,7 @@ class Raw:
     text: str | None = None
     charset: str | None = None  # as declared by whoever sent the page
     file: str = ""  # name in the input, by which ground truth refers to it
+    lang: str = ""  # where the source knows it; otherwise it is identified
 
 
 @dataclass(slots=True)

@@ -29,11 +29,29 @@ from openqwen.core.errors import MissingTool, OpenQwenError
 from openqwen.data.config import ExtractConfig
 from openqwen.data.documents import Document, Dropped, Raw
 
-# What a page repeats on every other page of its site, by element, role and customary class name.
-BOILERPLATE = (
-    "nav, footer, aside, script, style, noscript, template, form, button, [role=navigation], [role=banner], "
-    "[role=contentinfo], [role=search], .sidebar, .navbar, .nav, .menu, .breadcrumb, .breadcrumbs, .footer, .toc, "
-    "#toc, .gutter, .lineno, .linenos, .advert, .ads, .ad, .cookie, .cookie-banner, .share, .related, .pagination"
+# What a page repeats on every other page of its site, by element, role and customary class name. Class names are
+# matched in part on div, ul and section only: a body "with-sidebar" must stay.
+_FRAME_WORDS = (
+    "sidebar", "navbar", "navig", "menu", "breadcrumb", "footer", "toc", "cookie", "advert", "share", "related",
+    "pagination", "gutter", "site-header", "newsletter", "comment-form",
+)  # fmt: skip
+BOILERPLATE = ", ".join(
+    [
+        "nav, footer, aside, body > header, script, style, noscript, template, form, button, .ad, .ads, .nav",
+        ".lineno, .linenos, td.gutter, [role=navigation], [role=banner], [role=contentinfo], [role=search]",
+        *(
+            f"{tag}[{at}*={word}]"
+            for tag in ("div", "ul", "section")
+            for word in _FRAME_WORDS
+            for at in ("class", "id")
+        ),
+    ]
+)
+CONTENT = (
+    "main",
+    "[role=main]",
+    "article",
+    "#content, .content, .post-content, .article-body, .entry-content",
 )
 MAX_DEPTH = 1000  # real pages stay below 100; parsing time grows with the square of the depth
 _TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]{0,15})[^<>]{0,2000}?(/?)>")
@@ -69,15 +87,29 @@ def depth(page: bytes) -> int:
 def main_text(page: str, whole: bool = False) -> str:
     """The main text of one page. `whole`: everything visible (pages known to have no boilerplate)."""
     from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLTree
 
+    tree = HTMLTree.parse(page)
     if whole:
-        return tidy(extract_plain_text(page, alt_texts=False))
-    main = extract_plain_text(page, main_content=True, alt_texts=False)
-    trimmed = extract_plain_text(page, alt_texts=False, skip_elements=[BOILERPLATE])
+        return tidy(extract_plain_text(tree, alt_texts=False))
+    main = extract_plain_text(tree, main_content=True, alt_texts=False)
+    root = _content_root(tree)
+    trimmed = extract_plain_text(root or tree, alt_texts=False, skip_elements=[BOILERPLATE])
+    if root and len(trimmed) >= 0.5 * len(main):
+        return tidy(trimmed)
     # The heuristics for main content also throw away short lists. Where cutting the known boilerplate leaves
     # little more than they do, or they found next to nothing, that is the better text.
-    close = len(trimmed) <= 1.5 * len(main) + 40
+    close = 0.5 * len(main) <= len(trimmed) <= 1.5 * len(main) + 40
     return tidy(trimmed if close or len(main) < 0.1 * len(trimmed) else main)
+
+
+def _content_root(tree: Any) -> str | None:
+    """HTML of the one element that says it holds the content; None if none does, or several do (a list of posts)."""
+    for selector in CONTENT:
+        found = tree.document.query_selector_all(selector)
+        if len(found) == 1:
+            return f"<html><body>{found[0].html}</body></html>"
+    return None
 
 
 def second_opinion(page: str) -> str:
@@ -326,7 +358,7 @@ def _sorted_out(
         if i not in answers:
             raise OpenQwenError("an extraction process gave no answer", where=page.id)
         answer = answers[i]
-        document = Document(page.id, answer.get("text", ""), page.source, file=page.file)
+        document = Document(page.id, answer.get("text", ""), page.source, page.lang, page.file)
         if "text" in answer:
             kept.append(document)
         else:

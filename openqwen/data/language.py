@@ -85,12 +85,13 @@ class LiteModel:
 def identify(
     documents: Sequence[Document], config: LanguageConfig, model: LanguageId | None = None
 ) -> tuple[list[Document], list[Dropped]]:
-    """Sets lang and its confidence; drops languages not asked for. Source "code" is left as it is."""
+    """Sets lang and its confidence; drops languages not asked for. What a source declared is believed."""
     model = model or LiteModel()
     kept, dropped = [], []
     for document in documents:
         if document.source == "code":
             document.lang = "code"
+        if document.lang:  # the source knows: a page of signatures says little about its language
             kept.append(document)
             continue
         language, confidence = model(document.text)

@@ -29,7 +29,9 @@ def bits_per_byte(documents: Sequence[Document], settings: QualityConfig, seed: 
     out = np.full(len(documents), np.nan)
     for side in (False, True):
         # In an order that mixes the sources, up to the budget.
-        order = sorted(np.flatnonzero(half != side), key=lambda i: unit_hash(seed, "lm", documents[i].id))
+        order = sorted(
+            np.flatnonzero(half != side), key=lambda i: unit_hash(seed, "lm", documents[int(i)].id)
+        )
         sizes = np.cumsum([len(heads[i]) for i in order])
         chosen = order[: int(np.searchsorted(sizes, settings.lm_train_bytes)) + 1]
         judged = [i for i in np.flatnonzero(half == side) if len(heads[i])]

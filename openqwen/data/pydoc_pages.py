@@ -160,7 +160,7 @@ def pydoc_pages(config: SourcesConfig, modules: list[str] | None = None) -> Iter
     for line in _render(request, config.pydoc_seconds).split(b"\n"):
         if line and (page := json.loads(line)).get("html"):
             name = f"pydoc/{version}/{page['name']}.html"
-            yield Raw(name, "docs", html=page["html"].encode(), charset="utf-8", file=name)
+            yield Raw(name, "docs", html=page["html"].encode(), charset="utf-8", file=name, lang="en")
 
 
 def _render(request: dict[str, object], seconds: float) -> bytes:
@@ -218,7 +218,7 @@ def stdlib_sources(config: SourcesConfig) -> Iterator[Raw]:
         ):  # templates and deliberately broken files are no code to learn
             continue
         name = f"stdlib/{relative}"
-        yield Raw(name, "code", text=text, file=name)
+        yield Raw(name, "code", text=text, file=name, lang="code")
         size += len(text.encode())
         if size >= config.stdlib_bytes:
             break

@@ -34,12 +34,15 @@ class Rule:
 
 
 _EN, _ZH = ("en",), ("zh",)
-_PROSE, _ANY = ("web", "text"), ("web", "text", "docs", "code")
+_PROSE, _PAGES = ("web", "text"), ("web", "text", "primer")
+_ANY = ("web", "text", "docs", "code", "primer")
 # Whole paragraphs of documentation are lists, signatures and repeated "Methods inherited from": for "docs" only the
-# rules on length and on noise hold. Code has no sentences; its rules are those of code collections.
+# rules on length and on noise hold. Code has no sentences; its rules are those of code collections. The primer's
+# pages are exercises: short questions of one form are their purpose, so the rules on repetition, on short lines and
+# on words without letters are not for them.
 RULES: tuple[Rule, ...] = (
     # Gopher, quality. The least length is ours: its 50 words throw away a page with two good paragraphs.
-    Rule("too few words", "words", 20, source="ours (Gopher: 50)", langs=_EN),
+    Rule("too few words", "words", 20, source="ours (Gopher: 50)", langs=_EN, kinds=_PAGES),
     Rule("too many words", "words", high=100_000, source=GOPHER, langs=_EN),
     Rule("mean word length", "word_length", 3, 10, GOPHER, _EN),
     Rule("symbols for words", "symbols", high=0.1, source=GOPHER),
@@ -65,21 +68,25 @@ RULES: tuple[Rule, ...] = (
     Rule("duplicate 7-grams", "dup_7", high=0.13, source=GOPHER, langs=_EN),
     Rule("duplicate 10-grams", "dup_10", high=0.10, source=GOPHER, langs=_EN),
     # C4.
-    Rule("lorem ipsum", "lorem", high=0, source=C4),
+    Rule("lorem ipsum", "lorem", high=0, source=C4, kinds=_PAGES),
     Rule(
-        "placeholder page", "placeholders", high=0.25, source="ours, after C4's javascript and policy lines"
+        "placeholder page",
+        "placeholders",
+        high=0.25,
+        source="ours, after C4's javascript and policy lines",
+        kinds=_PAGES,
     ),
     # FineWeb.
     Rule("lines without end", "line_ends", 0.12, source=FINEWEB),
     Rule("short lines", "short_lines", high=0.67, source=FINEWEB, langs=_EN),
     # Chinese: characters for words, and limits on runs of characters where English has runs of words.
-    Rule("too few characters", "han", 30, langs=_ZH),
+    Rule("too few characters", "han", 30, langs=_ZH, kinds=_PAGES),
     Rule("few Chinese characters", "han_share", 0.25, langs=_ZH),
     Rule("no function characters", "function_chars", 2, langs=_ZH),
     Rule("top character 4-gram", "top_4", high=0.20, langs=_ZH),
     Rule("duplicate character 10-grams", "dup_10", high=0.25, langs=_ZH),
     # Any language and source.
-    Rule("shouting", "exclamations", high=0.02, kinds=_PROSE),
+    Rule("shouting", "exclamations", high=0.02, kinds=_PAGES),
     Rule("one long line", "longest_run", high=1000, kinds=_ANY, langs=("en", "zh", "code")),
     # Code: The Stack's filters for generated and minified files (Kocetkov et al. 2022, §3).
     Rule("long lines of code", "line_length", high=100, source="The Stack", langs=("code",), kinds=("code",)),
@@ -194,7 +201,7 @@ def _top_share(stream: TokenStream, n: int) -> np.ndarray:
 
 def _duplicate_share(stream: TokenStream, n: int) -> np.ndarray:
     """Share of tokens covered by n-grams that occurred before in the document."""
-    document, _, again = _gram_counts(stream, n)
+    _, _, again = _gram_counts(stream, n)
     positions = grams(stream, n).positions[again]
     cover = np.zeros(len(stream.hashes) + 1, np.int64)
     np.add.at(cover, positions, 1)

@@ -14,7 +14,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
@@ -116,9 +116,8 @@ def binary_reason(data: bytes) -> str | None:
     head = data[:4096]
     if not head or head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
         return None
-    if b"\0" in head and not _looks_utf16(head):
-        if head.count(0) > 0.01 * len(head):
-            return "binary file: NUL bytes"
+    if head.count(0) > 0.01 * len(head) and not _looks_utf16(head):
+        return "binary file: NUL bytes"
     control = sum(byte < 32 and byte not in (9, 10, 11, 12, 13, 27) and byte != 0 for byte in head)
     return "binary file: control bytes" if control > 0.05 * len(head) else None
 
@@ -190,15 +189,15 @@ def _read_file(path: Path, name: str, config: SourcesConfig, bad: Bad) -> Iterat
         yield from _read_warc(path, name, config, bad)
 
 
-def open_packed(path: Path, packing: str) -> IO[bytes]:
+def open_packed(path: Path, packing: str) -> BinaryIO:
     """A file's bytes, decompressed on the way."""
     if packing == ".gz":
-        return gzip.open(path, "rb")
+        return cast(BinaryIO, gzip.open(path, "rb"))
     if packing == ".zst":
         reader = zstandard.ZstdDecompressor().stream_reader(
             path.open("rb"), closefd=True, read_across_frames=True
         )
-        return io.BufferedReader(reader, 1 << 20)  # type: ignore[type-var,return-value]
+        return cast(BinaryIO, io.BufferedReader(reader, 1 << 20))
     return path.open("rb")
 
 
@@ -225,15 +224,15 @@ def decode(data: bytes, charset: str | None = None) -> str:
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if data.startswith(mark):
             return data.decode(encoding, "replace")
-    for encoding in ("utf-8", charset):
-        if encoding:
+    for candidate in ("utf-8", charset):
+        if candidate:
             try:
-                return data.decode(encoding)
+                return data.decode(candidate)
             except (UnicodeDecodeError, LookupError):
                 continue
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    return bytes_to_str(data, detect_encoding(data[: 1 << 16], from_html_meta=True))
+    return bytes_to_str(data, detect_encoding(data[: 1 << 16], from_html_meta=True) or "utf-8")
 
 
 def _read_jsonl(path: Path, name: str, packing: str, config: SourcesConfig, bad: Bad) -> Iterator[Raw]:

@@ -142,7 +142,7 @@ def _documents(state: _State, raws: Sequence[Raw]) -> list[Document]:
         kept, dropped = extract(pages, state.config.extract, bar.update)
     kept = _within_budget(state, kept)
     for raw in plain:
-        document = Document(raw.id, tidy(raw.text or ""), raw.source, file=raw.file)
+        document = Document(raw.id, tidy(raw.text or ""), raw.source, raw.lang, raw.file)
         if document.text.strip():
             kept.append(document)
         else:
@@ -237,7 +237,7 @@ def _decontaminate(state: _State, documents: list[Document], opened: dict[str, A
         paths.append(primer.file("benchmarks"))
     if not settings.enabled or not paths:
         return documents
-    index = decontaminate.Index(decontaminate.read_benchmarks(paths), settings)
+    index = decontaminate.Index(decontaminate.read_benchmarks(paths, settings.n), settings)
     documents, dropped = _step(
         state, "decontaminate", lambda d: decontaminate.decontaminate(d, index, settings), documents
     )
