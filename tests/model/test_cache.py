@@ -17,7 +17,7 @@ def close(ours: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(ours, wanted, atol=2e-3, rtol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 @torch.inference_mode()
 def test_any_schedule_equals_full_prefills(small, data):
@@ -34,7 +34,9 @@ def test_any_schedule_equals_full_prefills(small, data):
         width = data.draw(st.sampled_from([1, 1, 2, 5, 19]))
         counts = [data.draw(st.integers(1, width)) for _ in rows]
         left = data.draw(st.booleans())
-        ids = torch.randint(0, 61, (len(rows), width), generator=torch.Generator().manual_seed(width + sum(rows)))
+        ids = torch.randint(
+            0, 61, (len(rows), width), generator=torch.Generator().manual_seed(width + sum(rows))
+        )
         index = torch.arange(width)[None]
         count = torch.tensor(counts)[:, None]
         mask = index >= width - count if left else index < count
@@ -51,11 +53,11 @@ def test_any_schedule_equals_full_prefills(small, data):
 @torch.inference_mode()
 def test_exact_mode_equals_a_prefill_at_every_step(small, extension):
     ids = torch.randint(0, 61, (3, 80), generator=torch.Generator().manual_seed(0))
-    starts = [5, 15, 30]  # they cross 16, 32 and 64 at different steps
+    starts = [12, 25, 60]  # they cross 16, 32 and 64 at different steps
     cache = KVCache(small.config, 3, 4, extension=extension, mode="exact")
     for row, n in enumerate(starts):
         small(ids[row : row + 1, :n], cache=cache.select([row]))
-    for step in range(45):
+    for step in range(12):
         fed = torch.stack([ids[row, n + step : n + step + 1] for row, n in enumerate(starts)])
         logits = small(fed, cache=cache)
         for row, n in enumerate(starts):
