@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = -100
-CHUNK_BYTES = 64 << 20  # of fp32 logits: past this size chunks no longer gain speed
+CHUNK_BYTES = 16 << 20  # of fp32 logits: measured fastest on CPU at V = 4,096 (512 to 1,024 rows)
+CHUNK_ROWS = 128  # but never fewer rows than a matrix product needs to be fast
 
 
 def cross_entropy(
@@ -34,7 +35,7 @@ def cross_entropy(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     if not torch.is_grad_enabled():
         hidden, weight = hidden.detach(), weight.detach()
-    chunk = chunk or max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+    chunk = chunk or max(CHUNK_ROWS, CHUNK_BYTES // (4 * weight.shape[0]))
     return _SummedLoss.apply(hidden, weight, labels, chunk, dtype), len(rows)
 
 

@@ -6,6 +6,7 @@ without it are ours.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -44,6 +45,9 @@ def deterministic(seed: int) -> None:
 
     Bits still depend on the number of threads and on the processor: a run repeats on the same machine.
     """
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # cuBLAS refuses deterministic mode without it
     torch.manual_seed(seed)
     torch.set_deterministic_debug_mode(
         "error"
