@@ -360,6 +360,29 @@ def story(desk: Desk) -> Page:
     return Page("story", desk.lang, title, tuple(blocks))
 
 
+def register(desk: Desk) -> Page:
+    """A list of people and their things, told from the end, then asked: everything stands further up."""
+    owned = tasks.possessions(desk.rng, desk.lang, 6)
+    head = "name\tcolour\tthing" if desk.lang == "en" else "姓名\t颜色\t物品"
+    rows = "\n".join([head, *(f"{o['p']}\t{o['c']}\t{o['o']}" for o in owned)])
+    kept = desk.pick(
+        ("The {o} of {p} is {c}.", "{p} has a {c} {o}.", "The {c} {o} belongs to {p}."),
+        ("{p} 的 {o} 是 {c}。", "{p} 有一个 {c} 的 {o}。", "{c} 的 {o} 是 {p} 的。"),
+    )
+    told = desk.join(*(desk.say(kept, **o) for o in reversed(owned)))
+    lines = _asked(desk, owned, 4)
+    intro = desk.pick(
+        ("This is what was left in the hall.", "The teacher wrote down who has what."),
+        ("这是留在大厅里的东西。", "老师记下了每个人的东西。"),
+    )
+    title = desk.pick(
+        ("Lost and found, day {n}", "Who has what? List {n}"), ("失物招领（{n}）", "谁有什么？第 {n} 张表")
+    )
+    blocks: list[Block] = [("p", desk.join(intro, *desk.filler(1))), ("table", rows), ("p", told)]
+    blocks += [("p", desk.join(lines[i], lines[i + 1])) for i in range(0, len(lines), 2)]
+    return Page("register", desk.lang, title.format(n=desk.rng.randint(1, 99)), tuple(blocks))
+
+
 def phrasebook(desk: Desk) -> Page:
     """Words and their translations, then asked again."""
     picked = desk.rng.sample(tasks.DICTIONARY, 8)
@@ -469,7 +492,7 @@ def friends(desk: Desk) -> Page:
 # Kinds of page and how often each is written.
 KINDS: tuple[tuple[Callable[[Desk], Page], int], ...] = (
     (city_article, 10), (person_article, 8), (friends, 6), (letter, 9), (news, 7), (dialogue, 9), (quiz, 10),
-    (textbook, 10), (tutorial, 7), (exam, 11), (story, 9), (phrasebook, 7), (market, 6), (errands, 5),
+    (textbook, 10), (tutorial, 7), (exam, 11), (story, 9), (register, 8), (phrasebook, 7), (market, 6), (errands, 5),
 )  # fmt: skip
 
 
