@@ -24,10 +24,17 @@ from openqwen.tokenizer.tokenizer import Tokenizer
 TRAINED, CONTROL, MASKED = "bold green", "dim cyan", "dim"
 
 
-def coloured(
-    messages: Sequence[Message], tok: Tokenizer, mask: chatml.Mask = "report", brackets: bool = False
+def colour(
+    messages: Sequence[Message],
+    tok: Tokenizer,
+    mask: chatml.Mask = "report",
+    brackets: bool | None = None,
 ) -> Text:
-    """The rendered conversation: trained tokens green (or in « »), control tokens cyan, the rest dim."""
+    """The rendered conversation: trained tokens green, control tokens cyan, the rest dim.
+
+    brackets: « » around trained stretches; None: where the console shows no colour.
+    """
+    brackets = not console.is_terminal if brackets is None else brackets
     ids, trained = chatml.render(messages, tok, mask=mask)
     control = frozenset(tok.special.values())
     text = Text()
@@ -54,7 +61,7 @@ def show_chat(
         trained = chatml.render(messages, tok, mask=mask)[1]
         total += sum(trained)
         out.print(f"[bold]conversation {number}[/]: {sum(trained)} of {len(trained)} tokens trained ({mask})")
-        out.print(coloured(messages, tok, mask, brackets=not out.is_terminal))
+        out.print(colour(messages, tok, mask, brackets=not out.is_terminal))
     return total
 
 

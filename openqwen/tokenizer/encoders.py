@@ -10,9 +10,11 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
 import regex
 import tiktoken
 
@@ -50,6 +52,9 @@ class Encoder(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
 
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """All ids one after the other (n,) uint32, and how many each text has (texts,) int64."""
+
 
 class TiktokenEncoder:
     """tiktoken, with the inputs on which it gives up cut by our own pattern."""
@@ -72,6 +77,11 @@ class TiktokenEncoder:
             return [self.encode(text) for text in texts]
         return self._core.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
 
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids = self.encode_batch(texts)
+        lengths = np.array(list(map(len, ids)), np.int64)
+        return np.fromiter(chain.from_iterable(ids), np.uint32, int(lengths.sum())), lengths
+
 
 class GigatokenEncoder:
     """gigatoken, with the pre-tokeniser it calls qwen2 (the same pattern)."""
@@ -93,6 +103,11 @@ class GigatokenEncoder:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._core.encode_batch_list(list(texts))
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        layout = self._core.encode_batch(list(texts)).layout
+        offsets = np.asarray(layout.offsets.data, np.int64)
+        return np.asarray(layout.content.data, np.uint32)[offsets[0] : offsets[-1]], np.diff(offsets)
 
 
 _ENGINES: dict[str, type[TiktokenEncoder] | type[GigatokenEncoder]] = {
@@ -117,6 +132,13 @@ def make_encoder(ranks: Mapping[bytes, int], name: Name | None = None) -> Encode
 def disagreement(encoder: Encoder, ranks: Mapping[bytes, int]) -> str | None:
     """The first probe text that an engine encodes differently from the readable twin; None if it is sound."""
     for text in PROBE:
-        if encoder.encode(text) != [i for p in split(text) for i in bpe.encode_piece(p.encode(), ranks)]:
+        if encoder.encode(text) != _twin(text, ranks):
             return text
-    return None
+    flat, lengths = encoder.encode_flat(PROBE)
+    whole = [i for text in PROBE for i in _twin(text, ranks)]
+    same = flat.tolist() == whole and encoder.encode_batch(PROBE) == [_twin(text, ranks) for text in PROBE]
+    return None if same and int(lengths.sum()) == len(whole) else "all of them at once"
+
+
+def _twin(text: str, ranks: Mapping[bytes, int]) -> list[int]:
+    return [i for piece in split(text) for i in bpe.encode_piece(piece.encode(), ranks)]

@@ -121,11 +121,9 @@ class SplitWriter:
     def write(self, batch: list[dict[str, Any]]) -> None:
         """Encodes a batch and appends tokens, document ends and document records; then saves the state."""
         began = time.monotonic()
-        eos = self.tokenizer.eos_id
-        encoded = self.tokenizer.encode_batch([document["text"] for document in batch])
-        lengths = np.fromiter((len(ids) + 1 for ids in encoded), np.int64, len(encoded))
-        ends = self.done.tokens + np.cumsum(lengths)
-        ids = np.fromiter((i for ids in encoded for i in (*ids, eos)), self.dtype, int(lengths.sum()))
+        flat, lengths = self.tokenizer.encode_flat([document["text"] for document in batch])
+        ids = np.insert(flat, np.cumsum(lengths), self.tokenizer.eos_id).astype(self.dtype)
+        ends = self.done.tokens + np.cumsum(lengths + 1)
         records = [
             json.dumps(
                 {"id": d.get("id"), "source": d.get("source"), "lang": d.get("lang")}, ensure_ascii=False

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import regex
 
 from openqwen.core.artifact import canonical
@@ -129,9 +130,16 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many ordinary texts (no control ids), on all processors."""
+        return self._encoder.encode_batch(self._ordinary(texts))
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_batch` without lists: all ids (n,) uint32, and the number of ids of each text (texts,) int64."""
+        return self._encoder.encode_flat(self._ordinary(texts))
+
+    def _ordinary(self, texts: Sequence[str]) -> list[str]:
         for text in texts:
             self._check_text(text)
-        return self._encoder.encode_batch([normalise(text) for text in texts])
+        return [normalise(text) for text in texts]
 
     @staticmethod
     def _check_text(text: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from openqwen.chat import chatml
-from openqwen.chat.colour import coloured, show_chat
+from openqwen.chat.colour import colour, show_chat
 from openqwen.chat.messages import DEFAULT_SYSTEM, check, check_turns
 from openqwen.core.errors import DataError, UsageError
 from openqwen.tokenizer import Tokenizer, load_tokenizer
@@ -215,7 +215,7 @@ def test_truncation_keeps_the_newest_turns(tok: Tokenizer) -> None:
 
 
 def test_colours_show_what_is_trained(tok: Tokenizer, tmp_path: Path) -> None:
-    plain = coloured(TALK, tok, brackets=True).plain
+    plain = colour(TALK, tok, brackets=True).plain
     assert "«hello<|im_end|>»" in plain and plain.count("«") == 2
     assert plain.replace("«", "").replace("»", "") == chatml.as_text(TALK)
     path = tmp_path / "talk.jsonl"
