@@ -15,6 +15,7 @@ from openqwen.core.intervals import wilson
 from openqwen.core.shards import Tokens
 from openqwen.engine import Engine
 from openqwen.model.qwen import Qwen
+from openqwen.rlhf.config import PPOConfig
 from openqwen.rlhf.models import Models
 from openqwen.rlhf.ppo import exact_kl
 from openqwen.rlhf.prompts import Prompt
@@ -26,25 +27,17 @@ TrueScore = Callable[[Mapping[str, Any], str], float]
 
 
 def answer(
-    models: Models,
-    model: Qwen,
-    prompts: Sequence[Prompt],
-    *,
-    seeds: Sequence[int],
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
+    models: Models, model: Qwen, prompts: Sequence[Prompt], seeds: Sequence[int], config: PPOConfig
 ) -> list[Reply]:
-    """One reply of `model` to each prompt."""
-    engine = Engine(model, models.tokenizer)
+    """One reply of `model` to each prompt, at the evaluation's temperature."""
     return sample_replies(
-        engine,
+        Engine(model, models.tokenizer),
         prompts,
         models.tokenizer.im_end_id,
         seeds=seeds,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
+        temperature=config.eval_temperature,
+        top_p=config.top_p,
+        max_new_tokens=config.max_new_tokens,
     )
 
 

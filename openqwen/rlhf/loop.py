@@ -276,55 +276,53 @@ def summary(history: Sequence[dict[str, Any]], config: PPOConfig) -> dict[str, A
 
 
 def report(models: Models, prompts: Prompts, valid: Tokens, config: PPOConfig, stage: Run) -> None:
-    """Held-out replies before and after: heldout.jsonl, comparison.json (Figure 4), samples, facts."""
-    pages = {
-        name: text_loss(models, model, valid, config.pretrain_context, config.eval_tokens, config.seed)
-        for name, model in (("before", models.reference), ("after", models.policy))
-    }
-    stage.fact(text_loss_before=pages["before"], text_loss_after=pages["after"])
+    """The alignment tax; held-out replies before and after: heldout.jsonl, comparison.json (Figure 4), samples."""
+    sides = {"before": models.reference, "after": models.policy}
+    for name, model in sides.items():
+        loss = text_loss(models, model, valid, config.pretrain_context, config.eval_tokens, config.seed)
+        stage.fact(**{f"text_loss_{name}": loss})
     if not prompts.heldout:
         return
-    sides = {}
-    for name, model in (("before", models.reference), ("after", models.policy)):
-        sides[name] = answer(
-            models,
-            model,
-            prompts.heldout,
-            seeds=[seed_of(config.seed, config.total_steps, row) for row in range(len(prompts.heldout))],
-            temperature=config.eval_temperature,
-            top_p=config.top_p,
-            max_new_tokens=config.max_new_tokens,
-        )
+    seeds = [seed_of(config.seed, config.total_steps, row) for row in range(len(prompts.heldout))]
     records: list[dict[str, Any]] = [{"id": p.item.get("id"), "prompt": p.text} for p in prompts.heldout]
-    for name, replies in sides.items():
-        modelled = modelled_rewards(models, replies, config.micro_rows)
-        stage.fact(**{f"reward_{name}": _mean([value for value in modelled if value is not None])})
-        stage.fact(**{f"length_{name}": _mean([len(reply.ids) for reply in replies])})
-        stage.fact(**{f"stopped_{name}": _mean([reply.finished for reply in replies])})
-        for record, reply, value in zip(records, replies, modelled):
-            record |= {name: reply.text, f"reward_{name}": value}
-        if config.true_reward is not None:
-            judge = TRUE_SCORES[config.true_reward]
-            trues = [judge(reply.prompt.item, reply.text) for reply in replies]
-            stage.fact(**{f"true_{name}": _mean(trues)})
-            for record, true in zip(records, trues):
-                record[f"true_{name}"] = true
+    for name, model in sides.items():
+        replies = answer(models, model, prompts.heldout, seeds, config)
+        rewards = modelled_rewards(models, replies, config.micro_rows)
+        for record, reply, reward in zip(records, replies, rewards):
+            record |= {name: reply.text, f"reward_{name}": reward}
+            if config.true_reward is not None:
+                record[f"true_{name}"] = TRUE_SCORES[config.true_reward](reply.prompt.item, reply.text)
+        stage.fact(**side_facts(name, records, replies, config))
+        if model is models.policy:
+            stage.fact(kl_final=divergence(models, replies, config.micro_rows))
     by = "true" if config.true_reward is not None else "reward"
     # A cut-off reply has no modelled reward: it loses against any that has one.
-    worth = {name: [_or_worst(record[f"{by}_{name}"]) for record in records] for name in sides}
-    verdict = {"by": by, **compare(worth["before"], worth["after"])}
+    worth = [
+        [-math.inf if (w := record[f"{by}_{name}"]) is None else w for record in records] for name in sides
+    ]
+    verdict = {"by": by, **compare(*worth)}
     write_jsonl(stage.path / "heldout.jsonl", records)
     write_json(stage.path / "comparison.json", verdict)
     write_jsonl(stage.path / "samples.jsonl", _samples(records[: config.num_samples]))
-    stage.fact(comparison=verdict, kl_final=divergence(models, sides["after"], config.micro_rows))
+    stage.fact(comparison=verdict)
+
+
+def side_facts(
+    name: str, records: Sequence[dict[str, Any]], replies: Sequence[Reply], config: PPOConfig
+) -> dict[str, Any]:
+    """Means over the held-out prompts for one side, "before" or "after"."""
+    facts = {
+        f"reward_{name}": _mean([r[f"reward_{name}"] for r in records if r[f"reward_{name}"] is not None]),
+        f"length_{name}": _mean([len(reply.ids) for reply in replies]),
+        f"stopped_{name}": _mean([reply.finished for reply in replies]),
+    }
+    if config.true_reward is not None:
+        facts[f"true_{name}"] = _mean([record[f"true_{name}"] for record in records])
+    return facts
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _or_worst(value: float | None) -> float:
-    return -math.inf if value is None else value
 
 
 def _samples(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
