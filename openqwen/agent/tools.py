@@ -6,8 +6,10 @@ and that whatever goes wrong in a call comes back to the model as an observation
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import operator
 import threading
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -198,28 +200,65 @@ def _within(seconds: float, function: Callable[..., Any], values: Mapping[str, A
     if not box:
         raise CallError(f"no result after {seconds:g} seconds")
     done, value = box[0]
+    if isinstance(value, CallError):
+        raise value
     if not done:
         raise CallError(f"{type(value).__name__}: {value}")
     return value
 
 
+def calculate(expression: str) -> str:
+    """Computes sums, differences, products and quotients of numbers, with brackets."""
+    try:
+        return str(_evaluate(ast.parse(expression.strip(), mode="eval").body))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise CallError(f"not an expression of numbers: {expression[:80]!r}") from error
+    except (ZeroDivisionError, OverflowError) as error:
+        raise CallError(str(error)) from error
+
+
+def _evaluate(node: ast.expr) -> int | float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and abs(node.value) < 1e30:
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluate(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_evaluate(node.left), _evaluate(node.right))
+    raise ValueError("only numbers, + - * / and brackets")
+
+
+# No power: its result can be larger than the machine.
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
+}  # fmt: skip
+# Tools of recorded conversations that can also be run for arguments that were not recorded.
+RUNNABLE: dict[str, Callable[..., str]] = {"calculator": calculate}
+
+
 def tools_for(item: Mapping[str, Any]) -> list[Tool]:
-    """The runnable tools of a recorded conversation."""
-    return recorded(item)
+    """The tools of a recorded conversation: a recorded call gives the recorded observation again.
+
+    Other calls run where the tool can be run, and fail as unrecorded where its world is not here.
+    """
+    return [Tool(tool, _replay(tool, item.get("steps") or [])) for tool in item["tools"]]
 
 
-def recorded(item: Mapping[str, Any]) -> list[Tool]:
-    """The tools of a recorded conversation: a call that was recorded gives the recorded observation again."""
-    return [Tool(tool, _replay(react.tool_name(tool), item.get("steps") or [])) for tool in item["tools"]]
-
-
-def _replay(name: str, steps: Iterable[Mapping[str, Any]]) -> Callable[..., str]:
+def _replay(declaration: Mapping[str, Any], steps: Iterable[Mapping[str, Any]]) -> Callable[..., str]:
+    name = react.tool_name(declaration)
     known = {_key(s["action_input"]): str(s["observation"]) for s in steps if s["action"] == name}
+    live = RUNNABLE.get(name)
+    if live is not None and list(json_schema(declaration)["properties"]) != list(
+        inspect.signature(live).parameters
+    ):
+        live = None  # a tool of that name with other parameters is another tool
 
     def answer(**arguments: Any) -> str:
-        if _key(arguments) not in known:
+        if _key(arguments) in known:
+            return known[_key(arguments)]
+        if live is None:
             raise CallError("no result is recorded for these arguments")
-        return known[_key(arguments)]
+        return live(**arguments)
 
     return answer
 

@@ -17,7 +17,7 @@ class EvalsConfig(Config):
     code_items: Count = setting(20, source="ours", gt=0, doc="items of each set answered in code")
     heldout_items: Count = setting(300, source="ours", gt=0, doc="held-out questions for the chat models")
     preference_items: Count = setting(200, source="ours", gt=0, doc="held-out prompts for Figure 4")
-    max_tokens: Count = setting(96, source="ours", gt=0, doc="longest reply to a question")
+    max_tokens: Count = setting(64, source="ours", gt=0, doc="longest reply to a question")
     batch_size: int = setting(64, source="ours", gt=0, doc="sequences generated together")
     margin: float = setting(
         0.25, source="ours", ge=0, doc="true scores closer than this are a tie (Figure 4)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,21 @@ def test_limit_is_seeded() -> None:
     config = AgentEvalConfig(limit=3)
     chosen = stage.choose(make_items(), config)
     assert len(chosen) == 3 and chosen == stage.choose(make_items(), config)
+
+
+def test_a_perfect_model_scores_100_on_the_primers_own_questions(byte_tokenizer: Any) -> None:
+    from openqwen.data.primer.tasks import Asker
+    from openqwen.data.primer.tools import tool_items
+    from openqwen.data.primer.world import World
+
+    world, rng = World(1), random.Random(1)
+    items = tool_items(world, Asker(world, "heldout", 0.4, rng, True), 40, 0.25, rng)
+    items = [{**item, "id": str(i)} for i, item in enumerate(items)]
+    records = stage.play(perfect(items), items, CONFIG, scoring.words_of(byte_tokenizer))
+    cells = stage.summarise(records, CONFIG)
+    assert (
+        cells["tool_selection"]["value"] == cells["same_answer"]["value"] == cells["rouge_l"]["value"] == 100
+    )
+    assert cells["false_positive"]["value"] == 0 and cells["false_positive"]["n"] == 10
+    assert 20 < cells["tool_selection"]["chance"] < 50
+    assert all(r["trace"]["ended"] == "answered" for r in records)

@@ -144,3 +144,37 @@ def test_json5_fails_only_with_value_error(text: str) -> None:
 def test_json5_refuses_deep_nesting() -> None:
     with pytest.raises(ValueError):
         json5.loads("[" * 5000)
+
+
+def test_calculator() -> None:
+    assert tools.calculate("(12 + 3) * -2") == "-30" and tools.calculate(" 7 / 2 ") == "3.5"
+    for wrong in (
+        "2 ** 999999999",
+        "__import__('os')",
+        "a",
+        "",
+        "1 +",
+        "True + 1",
+        "(" * 500,
+        "1 / 0",
+        "9" * 5000,
+    ):
+        with pytest.raises(tools.CallError):
+            tools.calculate(wrong)
+
+
+def test_unrecorded_calls_run_only_where_they_can() -> None:
+    from openqwen.data.primer.tools import TOOLS
+
+    item = {
+        "tools": [TOOLS["calculator"].declaration("en"), TOOLS["weather"].declaration("en")],
+        "steps": [
+            {"action": "weather", "action_input": '{"city": "Oslo"}', "observation": "sun, 20 degrees"}
+        ],
+    }
+    box = Toolbox(tools.tools_for(item))
+    assert box.call("weather", '{"city":"Oslo"}') == ("sun, 20 degrees", None)
+    assert box.call("weather", '{"city": "Rome"}')[1] == "no result is recorded for these arguments"
+    assert box.call("calculator", '{"expression": "61 - 21"}') == ("40", None)
+    other = {"tools": [{"name": "calculator", "parameters": {"type": "object", "properties": {"x": {}}}}]}
+    assert Toolbox(tools.tools_for(other)).call("calculator", '{"x": 1}')[1] is not None
