@@ -180,6 +180,7 @@ function redrawLast(conversation, message) {
   drawing = true; // at most once a frame, however fast tokens come
   requestAnimationFrame(() => {
     drawing = false;
+    if (!running || conversation.id !== state.current) return; // drawn whole meanwhile
     const log = $("log");
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
     log.lastElementChild?.replaceChildren(...markdown(message.content));

@@ -8,7 +8,7 @@ const el = (tag, ...children) => {
   return node;
 };
 
-const INLINE = /(`+)([\s\S]+?)\1(?!`)|\*\*([^\n]+?)\*\*|\*([^*\s][^*\n]*?)\*|\[([^\]\n]+)\]\(([^)\s]+)\)/;
+const INLINE = /(`+)([\s\S]+?)\1(?!`)|\*\*([^\n]+?)\*\*|\*([^*\s][^*\n]*?)\*|\[([^[\]\n]+)\]\(([^)\s]+)\)/;
 
 export function inline(text) {
   const nodes = [];
@@ -41,6 +41,7 @@ function codeBlock(text) {
   return node;
 }
 
+const DEPTH = 12; // quotes within quotes
 const LIST = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
 
@@ -60,12 +61,13 @@ const readers = [
   function rule(lines, at) {
     return /^\s*([-*_])(\s*\1){2,}\s*$/.test(lines[at]) ? [el("hr"), at + 1] : null;
   },
-  function quote(lines, at) {
+  function quote(lines, at, depth) {
+    if (depth >= DEPTH) return null;
     let end = at;
     while (end < lines.length && /^\s*>/.test(lines[end])) end++;
     if (end === at) return null;
     const inner = lines.slice(at, end).map((line) => line.replace(/^\s*> ?/, ""));
-    return [el("blockquote", ...blocks(inner)), end];
+    return [el("blockquote", ...blocks(inner, depth + 1)), end];
   },
   function list(lines, at) {
     const first = LIST.exec(lines[at]);
@@ -98,7 +100,7 @@ const readers = [
   },
 ];
 
-function blocks(lines) {
+function blocks(lines, depth = 0) {
   const nodes = [];
   let paragraph = [];
   const close = () => {
@@ -107,7 +109,7 @@ function blocks(lines) {
   };
   for (let at = 0; at < lines.length; ) {
     let found = null;
-    for (const reader of readers) if ((found = reader(lines, at))) break;
+    for (const reader of readers) if ((found = reader(lines, at, depth))) break;
     if (found) {
       close();
       nodes.push(found[0]);
