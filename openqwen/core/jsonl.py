@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
@@ -37,14 +37,57 @@ def write_jsonl_zst(path: Path, records: Iterable[Any], level: int = 6) -> int:
     return count
 
 
+class _Unpacked(io.RawIOBase):
+    """Decompressed bytes of a zstandard file; EOFError where the file ends inside a frame.
+
+    zstandard's own reader takes a truncated file for a complete one, which would lose records without a word.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._pending, self._frame = file, b"", zstandard.ZstdDecompressor().decompressobj()
+        self._inside = False
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._inside = zstandard.ZstdDecompressor().decompressobj(), False
+            packed = packed or self._file.read(1 << 17)
+            if not packed:
+                if self._inside:
+                    raise EOFError("compressed file ends before its end-of-stream marker")
+                return 0
+            self._inside = True
+            self._pending = self._frame.decompress(packed)
+            if self._frame.eof and not self._frame.unused_data:
+                self._inside = False
+        size = min(len(buffer), len(self._pending))
+        buffer[:size] = self._pending[:size]
+        self._pending = self._pending[size:]
+        return size
+
+
+def open_zst(path: Path) -> BinaryIO:
+    """The decompressed bytes of a .zst file, buffered. Raises EOFError while reading a truncated one."""
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(path.open("rb")), 1 << 20))
+
+
 def read_jsonl_zst(path: Path) -> Iterator[Any]:
     """The records of one .jsonl.zst file. DataError names the file and line of a damaged record."""
     number = 0
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as packed:
+    with open_zst(path) as file:
         try:
-            for number, line in enumerate(io.BufferedReader(packed, 1 << 20), 1):
+            for line in file:
+                number += 1
                 yield json.loads(line)
-        except (zstandard.ZstdError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (zstandard.ZstdError, EOFError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"damaged: {error}", where=f"{path}:{number}", fix="make it again") from error
 
 

@@ -63,6 +63,7 @@ _TRAILING = re.compile(r"[ \t\u00a0\u3000]+$", re.MULTILINE)
 _GAPS = re.compile(r"\n{3,}")
 _BATCH_BYTES = 1 << 19
 _BATCH_PAGES = 64
+_START_SECONDS = 20.0  # more for a batch: the child may have to start, and the machine may be busy
 
 
 def tidy(text: str) -> str:
@@ -310,7 +311,7 @@ def _drive(work: _Work, pages: Sequence[Raw], config: ExtractConfig) -> None:
         with Child(config) as child:
             while (batch := work.take()) is not None:
                 try:
-                    found = child.ask([pages[i] for i in batch], config.page_seconds + 10)
+                    found = child.ask([pages[i] for i in batch], config.page_seconds + _START_SECONDS)
                 except (_Hung, _Died):
                     found = [_alone(child, pages[i], config.page_seconds) for i in batch]
                 work.answers.update(zip(batch, found))

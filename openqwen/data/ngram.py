@@ -125,10 +125,11 @@ def _count(tokens: np.ndarray, offsets: np.ndarray, order: int, width: int) -> l
     """Distinct n-grams for n = 1..order. Unigrams hold the mark as well: it is a context, never a prediction."""
     orders = []
     ending = np.zeros(len(tokens), np.int64)  # number of the (n-1)-gram ending at each position
-    valid = np.ones(len(tokens), bool)
     for n in range(1, order + 1):
         valid = offsets >= n - 1
         where = np.flatnonzero(valid)
+        if not len(where):
+            break  # no document is this long: the order is the longest there is
         context = np.zeros(len(where), np.int64) if n == 1 else ending[where - 1]
         codes, first, inverse, raw = np.unique(
             context * width + tokens[where], return_index=True, return_inverse=True, return_counts=True

@@ -169,8 +169,7 @@ def _render(request: dict[str, object], seconds: float) -> bytes:
             done = subprocess.run(
                 [sys.executable, "-I", "-S", "-B", "-c", _CHILD],
                 input=json.dumps(request).encode(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 timeout=seconds,
                 cwd=folder,
                 # Nothing of the user's environment may end in a corpus (pydoc prints os.environ).

@@ -111,8 +111,10 @@ _LOREM = "lorem ipsum"
 _PLACEHOLDER = re.compile(
     r"log ?in|sign ?in|sign ?up|password|cookie|javascript|not found|page you (?:asked|requested)|subscribe|newsletter|"
     r"privacy policy|terms of (?:use|service)|all rights reserved|loading|your cart|previous page|next page|"
-    r"no results|share (?:on|this)|sort by|copyright|登录|密码|注册|页面不存在|已被删除|cookie|订阅|正在加载|请稍候|禁用脚本|"
-    r"购物车|使用条款|隐私政策|版权所有|分享|上一页|下一页|没有找到|排序",
+    r"no results|share (?:on|this)|sort by|copyright|登录|密码|注册|页面不存在|已被删除|订阅|正在加载|请稍候|"
+    r"禁用脚本|"
+    r"购物车|使用条款|隐私政策|版权所有|分享|上一页|下一页|"
+    r"没有找到|排序",
     re.IGNORECASE,
 )
 

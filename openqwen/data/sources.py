@@ -7,7 +7,6 @@ record that cannot be read is counted with its place and skipped; what is read i
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import stat
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 from openqwen.core.errors import DataError, MissingTool
+from openqwen.core.jsonl import open_zst
 from openqwen.data.config import SourcesConfig
 from openqwen.data.documents import Bad, Raw
 
@@ -194,10 +194,7 @@ def open_packed(path: Path, packing: str) -> BinaryIO:
     if packing == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if packing == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(
-            path.open("rb"), closefd=True, read_across_frames=True
-        )
-        return cast(BinaryIO, io.BufferedReader(reader, 1 << 20))
+        return open_zst(path)
     return path.open("rb")
 
 
