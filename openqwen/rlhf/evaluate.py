@@ -30,15 +30,16 @@ def answer(
     models: Models, model: Qwen, prompts: Sequence[Prompt], seeds: Sequence[int], config: PPOConfig
 ) -> list[Reply]:
     """One reply of `model` to each prompt, at the evaluation's temperature."""
-    return sample_replies(
-        Engine(model, models.tokenizer),
-        prompts,
-        models.tokenizer.im_end_id,
-        seeds=seeds,
-        temperature=config.eval_temperature,
-        top_p=config.top_p,
-        max_new_tokens=config.max_new_tokens,
-    )
+    with models.autocast():
+        return sample_replies(
+            Engine(model, models.tokenizer),
+            prompts,
+            models.tokenizer.im_end_id,
+            seeds=seeds,
+            temperature=config.eval_temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+        )
 
 
 @torch.no_grad()

@@ -129,15 +129,16 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
 
             # ---- 1 rollout: two replies a query -------------------------------------------------------------
             queries = prompts_at(prompts.train, step, config.prompts_per_step, config.seed)
-            replies = sample_replies(
-                engine,
-                [query for query in queries for _ in range(config.responses)],
-                models.tokenizer.im_end_id,
-                seeds=[seed_of(config.seed, step, row) for row in range(config.rows)],
-                temperature=config.temperature,
-                top_p=config.top_p,
-                max_new_tokens=config.max_new_tokens,
-            )
+            with models.autocast():  # as in scoring and updating
+                replies = sample_replies(
+                    engine,
+                    [query for query in queries for _ in range(config.responses)],
+                    models.tokenizer.im_end_id,
+                    seeds=[seed_of(config.seed, step, row) for row in range(config.rows)],
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    max_new_tokens=config.max_new_tokens,
+                )
             clock.append(time.monotonic())
 
             # ---- 2 scoring: four models, then rewards and advantages ----------------------------------------
@@ -232,6 +233,7 @@ def score_metrics(
         "kl_k3": sum(s.k3_BR.sum().item() for s in batch) / len(replies),
         "kl_exact": sum(s.exact_kl_N.sum().item() for s in batch) / len(replies),
         "entropy": torch.cat([s.entropy_N for s in batch]).mean().item(),
+        "rollout_gap": max(s.rollout_gap for s in batch),
         "explained_variance": ppo.explained_variance(values_N, returns_N, everything),
     }
 

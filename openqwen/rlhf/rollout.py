@@ -30,6 +30,7 @@ class Reply:
     prompt: Prompt
     ids: list[int]
     support: list[Tensor]  # per token: the ids it could have been, int64
+    logprobs: list[float]  # per token, as the engine drew it
     text: str
     finished: bool
 
@@ -74,7 +75,7 @@ def sample_replies(
     ]
     completions = engine.generate([prompt.ids for prompt in prompts], samplings)
     return [
-        Reply(prompt, done.ids, done.support or [], done.text, done.ids[-1:] == [end_id])
+        Reply(prompt, done.ids, done.support or [], done.logprobs, done.text, done.ids[-1:] == [end_id])
         for prompt, done in zip(prompts, completions)
     ]
 

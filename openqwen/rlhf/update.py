@@ -37,6 +37,9 @@ class Scored:
     k3_BR: Tensor
     exact_kl_N: Tensor
     entropy_N: Tensor
+    rollout_gap: (
+        float  # largest |log-probability here - in the engine|: decoding with a cache rounds differently
+    )
     score_B: list[float]  # of the reward model; nan where a cut-off reply has no end token to read it at
     advantages_BR: Tensor
     returns_BR: Tensor
@@ -76,16 +79,19 @@ def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
     support_NV = rows.support.dense()
     whole_N = ppo.token_logp(logits_NV, rows.tokens_N)
     ref_N = ppo.token_logp(ref_logits_NV, rows.tokens_N)
+    logp_N = ppo.truncated_logp(logits_NV, support_NV, rows.tokens_N)
+    drawn_N = torch.tensor([p for reply in rows.replies for p in reply.logprobs], device=models.device)
     scores = models.scores(rows).tolist()
     empty_BR = torch.zeros(mask_BR.shape, device=models.device)
     return Scored(
         rows=rows,
-        logp_BR=ppo.unflatten(ppo.truncated_logp(logits_NV, support_NV, rows.tokens_N), mask_BR),
+        logp_BR=ppo.unflatten(logp_N, mask_BR),
         values_BR=ppo.unflatten(values_N, mask_BR),
         k1_BR=ppo.unflatten(ppo.kl_k1(whole_N, ref_N), mask_BR),
         k3_BR=ppo.unflatten(ppo.kl_k3(whole_N, ref_N), mask_BR),
         exact_kl_N=ppo.exact_kl(logits_NV, ref_logits_NV),
         entropy_N=ppo.truncated_entropy(logits_NV, support_NV),
+        rollout_gap=(logp_N - drawn_N).abs().max().item(),
         score_B=[s if reply.finished else math.nan for s, reply in zip(scores, rows.replies)],
         advantages_BR=empty_BR,
         returns_BR=empty_BR,

@@ -144,6 +144,7 @@ def test_what_a_run_leaves(trained: Artifact, inputs: dict[str, Path]) -> None:
     # The policy has not moved before its first update: not in the warm-up, nor when step 3 scores its replies.
     assert [r["kl"] for r in records[:3]] == [0.0] * 3 and records[3]["kl"] != 0.0
     assert all(r["log_ratio_start"] == 0.0 for r in records[2:])
+    assert all(r["rollout_gap"] < 1e-4 for r in records)
     assert records[-1]["reward"] > records[0]["reward"]
     facts = trained.manifest["facts"]
     assert facts["pretrain_tokens"] == 7 * 2 * 2 * 32
