@@ -270,6 +270,7 @@ def _write(state: _State, documents: list[Document], size_in: int, seconds: floa
     )
     write_jsonl(out / "samples.jsonl", _samples(documents))
     state.run.fact(
+        read=state.funnel.steps[0]["in"],
         documents=len(documents), train=len(train), valid=len(valid), bytes_in=size_in, bytes_out=bytes_out,
         skipped=len(state.bad.records), steps=state.seconds, megabytes_per_second=round(size_in / 1e6 / seconds, 2),
         accuracy=state.accuracy,

@@ -149,9 +149,12 @@ def run(resolved: Resolved[ExtendConfig], inputs: dict[str, Path], out: Path) ->
         write_json(out / "table_03.json", table)
         write_atomic(out / "context.svg", draw(table, lengths))
         write_jsonl(out / "samples.jsonl", _samples(table, lengths))
-        stage.fact(
-            perplexity={row["model"]: row["cells"] for row in table["rows"] if row["origin"] == "ours"}
-        )
+        ours = [row for row in table["rows"] if row["origin"] == "ours"]
+        stage.fact(perplexity={row["model"]: row["cells"] for row in ours})
+        longest = table["columns"][-1]["name"]
+        plain, extended = ours[0]["cells"].get(longest), ours[-1]["cells"].get(longest)
+        if plain and extended:
+            stage.fact(longest=longest, longest_plain=plain["value"], longest_extended=extended["value"])
     artifact = find(out)
     assert artifact is not None
     return artifact

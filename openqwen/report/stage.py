@@ -273,8 +273,11 @@ def human(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         "Replies to held-out prompts compared by the primer's true preference.",
     )
     data = _json(found["evals"], "figure_04.json")
-    rows = [(r["name"], r["win"], r["tie"], r["loss"]) for r in data["rows"]]
-    part.figure(win_tie_loss(rows), data.get("caption", "Shares of held-out prompts."))
+    rows = [(f"judge: {r['judge']}", r["win"], r["tie"], r["loss"]) for r in data["rows"]]
+    first = data["rows"][0]
+    part.figure(
+        win_tie_loss(rows), f"{first['model']} against {first['against']}, {first['n']} held-out prompts."
+    )
     return part
 
 

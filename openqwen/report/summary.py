@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from openqwen.core.artifact import Artifact
 from openqwen.core.errors import DataError
@@ -24,17 +25,25 @@ class Number:
     def text(self, found: Artifact) -> str:
         """The number as shown. DataError if the artefact does not hold it."""
         facts = found.manifest["facts"]
-        if missing := [name for name in self.facts if facts.get(name) is None]:
-            raise DataError(
-                f"{found.kind} artefact does not say {', '.join(missing)}", str(found.path), "make it again"
-            )
-        return self.form.format(*(facts[name] for name in self.facts))
+        values = {name: _lookup(facts, name) for name in self.facts}
+        if missing := [name for name, value in values.items() if value is None]:
+            what = f"{found.kind} artefact does not say {', '.join(missing)}"
+            raise DataError(what, where=str(found.path), fix="make it again")
+        return self.form.format(*values.values())
+
+
+def _lookup(facts: Mapping[str, Any], path: str) -> Any:
+    """`_lookup({"tokens": {"train": 3}}, "tokens.train")` -> 3; None where there is nothing."""
+    here: Any = facts
+    for name in path.split("."):
+        here = here.get(name) if isinstance(here, Mapping) else None
+    return here
 
 
 NUMBERS = (
-    Number("documents kept of those read", "corpus", ("kept", "read"), "{:,} of {:,}"),
-    Number("bytes per token", "tokenizer", ("bytes_per_token",), "{:.2f}"),
-    Number("tokens to train on", "tokens", ("train_tokens",), "{:,}"),
+    Number("documents kept of those read", "corpus", ("documents", "read"), "{:,} of {:,}"),
+    Number("bytes per token", "tokenizer", ("bytes_per_token.all",), "{:.2f}"),
+    Number("tokens to train on", "tokens", ("tokens.train",), "{:,}"),
     Number(
         "base model, bits per byte (5-gram)",
         "base",
@@ -42,10 +51,10 @@ NUMBERS = (
         "{:.3f} ({:.3f})",
     ),
     Number(
-        "perplexity at 4x the length, plain / extended",
+        "perplexity of long texts, plain / extended",
         "context",
-        ("plain_4x", "extended_4x"),
-        "{:.4g} / {:.4g}",
+        ("longest", "longest_plain", "longest_extended"),
+        "{}: {:.4g} / {:.4g}",
     ),
     Number("held-out questions answered by the chat model", "evals", ("sft_accuracy",), "{:.1%}"),
     Number("its replies that end by themselves", "evals", ("sft_stops",), "{:.1%}"),
