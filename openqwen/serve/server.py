@@ -296,6 +296,8 @@ async def _chat_chunks(service: Service, job: Job, body: ChatRequest, head: Json
 async def text_completion(service: Service, request: Request, body: CompletionRequest) -> Response:
     """POST /v1/completions"""
     service.check_model(body.model)
+    if body.stream and body.echo and body.logprobs is not None:
+        raise ApiError(400, "echo with logprobs cannot be streamed", param="stream", code="unsupported")
     prompts = [await asyncio.to_thread(_prompt_ids, service, p) for p in body.prompts()]
     count = body.n or 1
     if not 0 < len(prompts) * count <= MAX_N * 64:
@@ -344,12 +346,10 @@ async def _text_chunks(
         extra = {"usage": None} if body.include_usage else {}
         return wire.sse({**head, "choices": [choice], **extra})
 
-    if body.echo and body.logprobs is None:
+    if body.echo:
         for i, prompt in enumerate(prompts):
             yield chunk(i, service.tokenizer.decode(prompt))
-    elif body.echo:
-        raise ApiError(400, "echo with logprobs cannot be streamed", param="stream", code="unsupported")
-    completions: list[Completion] = []
+    completions: dict[int, Completion] = {}
     offsets = [0] * job.count
     while job.open:
         event = await job.next()
@@ -362,10 +362,11 @@ async def _text_chunks(
         if update.text or logprobs:
             yield chunk(i, update.text, logprobs=logprobs)
         if update.completion is not None:
-            completions.append(update.completion)
+            completions[i] = update.completion
             yield chunk(i, "", update.completion.finish_reason)
     if body.include_usage:
-        yield wire.sse({**head, "choices": [], "usage": wire.usage(completions, distinct)})
+        ordered = [completions[i] for i in range(job.count)]
+        yield wire.sse({**head, "choices": [], "usage": wire.usage(ordered, distinct)})
     yield wire.DONE
 
 
@@ -425,8 +426,7 @@ def listen(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((host, port))
-        sock.listen(2048)
+        sock.bind((host, port))  # listening begins when the model is loaded: until then clients are refused
     except (OSError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or str(error)
@@ -466,7 +466,8 @@ def serve(
             max_waiting=max_waiting,
         )
         address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
-        make_server(app, lambda: (ready or _announce)(address)).run(sockets=[sock])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes it on
+            make_server(app, lambda: (ready or _announce)(address)).run(sockets=[sock])
 
 
 def _announce(address: str) -> None:
@@ -484,6 +485,12 @@ def make_server(app: FastAPI, ready: Callable[[], None] | None = None) -> uvicor
                 ready()
 
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, server_header=False
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=2048,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,  # longer than clients keep idle connections, or they race with our closing them
     )
     return Server(config)

@@ -29,7 +29,7 @@ def error(message: str, kind: str, param: str | None = None, code: str | None = 
 
 
 def usage(completions: Sequence[Completion], prompts: int) -> Json:
-    """Tokens of the first `prompts` distinct prompts' replies; n replies to one prompt count it once."""
+    """OpenAI's usage of completions in order, equally many for each of `prompts`; each prompt counts once."""
     each = len(completions) // prompts
     prompt = sum(len(c.prompt_ids) for c in completions[::each])
     reply = sum(len(c.ids) for c in completions)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -16,7 +19,8 @@ import pytest
 from openqwen.chat import chatml
 from openqwen.core.errors import UsageError
 from openqwen.engine import Sampling
-from openqwen.serve.server import listen
+from openqwen.model import save_model
+from openqwen.serve.server import listen, serve
 
 HELLO = [{"role": "user", "content": "Say something."}]
 
@@ -111,6 +115,19 @@ def test_completions_of_several_prompts_and_streamed(client, twin):
         client.completions.create(model="tiny", prompt="one", max_tokens=8, temperature=0, stream=True)
     )
     assert "".join(c.choices[0].text for c in chunks) == expected[0].text
+    streamed = client.completions.create(
+        model="tiny",
+        prompt=["one", "three"],
+        max_tokens=3,
+        n=2,
+        echo=True,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *chunks, last = streamed
+    assert last.usage.prompt_tokens == 3 + 5 and last.usage.completion_tokens == 12
+    texts = ["".join(c.choices[0].text for c in chunks if c.choices[0].index == i) for i in range(4)]
+    assert [t[:3] for t in texts] == ["one", "one", "thr", "thr"]
 
 
 def test_stop_strings_and_bias(client, tokenizer):
@@ -177,6 +194,7 @@ BAD = [
     (400, "/v1/completions", {"prompt": [10**6]}),
     (400, "/v1/completions", {"prompt": [-1]}),
     (400, "/v1/completions", {"prompt": "x", "best_of": 4}),
+    (400, "/v1/completions", {"prompt": "x", "echo": True, "logprobs": 1, "stream": True}),
     (400, "/detokenize", {"tokens": [9999]}),
     (400, "/tokenize", {}),
     (404, "/v1/nothing", {}),
@@ -327,9 +345,33 @@ def test_the_page_is_served_with_a_strict_policy(server):
         assert httpx.get(f"{url}/page/{name}").status_code == 404
 
 
+def test_serve_answers_and_ends_in_order_on_interrupt(model, tokenizer, tmp_path):
+    save_model(model, tmp_path)
+    tokenizer.save(tmp_path)
+    settings = "port=0, name='saved', ready=lambda address: print(address, flush=True)"
+    code = f"from openqwen.serve import serve; serve({str(tmp_path)!r}, {settings})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = process.stdout.readline().strip()
+        client = openai.OpenAI(base_url=address + "/v1", api_key="none")
+        reply = client.chat.completions.create(model="saved", messages=HELLO, max_tokens=4)
+        assert reply.usage.completion_tokens <= 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0 and process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_port_in_use_is_one_clear_error():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UsageError, match=r"cannot serve on 127.0.0.1:\d+: .*in use"):
-            listen("127.0.0.1", taken.getsockname()[1])
+            serve("/no/such/model", port=taken.getsockname()[1])  # said before any loading
+    with pytest.raises(UsageError, match="cannot serve on"):
+        listen("192.0.2.1", 8000)
+    with pytest.raises(UsageError, match="cannot serve on"):
+        listen("127.0.0.1", 99999)
