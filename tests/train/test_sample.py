@@ -10,7 +10,9 @@ from openqwen.train.sample import greedy
 
 
 def test_equals_full_forward_passes_and_stops() -> None:
-    model = Qwen(ModelConfig(vocab_size=53, hidden_size=16, num_layers=2, num_heads=2, ffn_size=24, max_length=32))
+    model = Qwen(
+        ModelConfig(vocab_size=53, hidden_size=16, num_layers=2, num_heads=2, ffn_size=24, max_length=32)
+    )
     model.train()
     with torch.no_grad():  # far from uniform, so that no near-tie decides
         for parameter in model.parameters():
