@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -44,7 +45,7 @@ Arms = dict[str, Callable[[], Any]]
 
 def main() -> int:
     options = arguments()
-    texts = read_texts(options.text, 1_000_000 if options.quick else 6_000_000)
+    texts = read_texts(options.text, 3_000_000 if options.quick else 6_000_000)
     result: dict[str, Any] = {"area": "tokenizer", "ratios": {}, "goals": {}}
     encoding(result, options.vocab, texts, rounds=2 if options.quick else 5)
     worst_cases(result, load_tokenizer(options.vocab), 1_000_000 if options.quick else 10_000_000)
@@ -101,28 +102,22 @@ def encoding(result: dict[str, Any], vocab: Path, texts: dict[str, list[str]], r
     with tempfile.TemporaryDirectory() as folder:
         Tokenizer(ranks).save(Path(folder))
         hugging = tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+    core = tiktoken.Encoding("qwen", pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
     for name, documents in texts.items():
+        size = sum(len(text.encode()) for text in documents) / 1e6
         ours = Tokenizer(ranks)
-        core = tiktoken.Encoding("qwen", pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
-        expected = core.encode_ordinary_batch(documents, num_threads=1)
-        assert [core.encode_ordinary(t) for t in documents[:3]] == expected[:3]
-        fresh = iter([Tokenizer(ranks) for _ in range(rounds)])  # no engine may know the text from before
+        expected = [core.encode_ordinary(text) for text in documents]
+        fresh = [Tokenizer(ranks) for _ in range(rounds)]  # no engine of ours may know the text from before
         best = interleave(
             {
-                "ours": lambda fresh=fresh, documents=documents: next(fresh).encode_batch(documents),
-                "tiktoken": lambda core=core, documents=documents: [
-                    core.encode_ordinary(t) for t in documents
-                ],
+                "ours": partial(encode_once, fresh, documents),
+                "tiktoken": partial(encode_all, core, documents),
             },
             rounds,
         )
         few = documents[: max(1, len(documents) // 4)]
-        slow = (
-            interleave({"hf": lambda few=few: hugging.encode_batch_fast(few)}, 1)["hf"]
-            * len(documents)
-            / len(few)
-        )
-        size = sum(len(text.encode()) for text in documents) / 1e6
+        share = sum(len(text.encode()) for text in few) / 1e6 / size
+        slow = interleave({"hf": partial(hugging.encode_batch_fast, few)}, 1)["hf"] / share
         same = sum(a == b for a, b in zip(ours.encode_batch(documents), expected))
         print(
             f"encode {name}: ours ({ours.encoder}) {size / best['ours']:.1f} MB/s, tiktoken "
@@ -131,6 +126,15 @@ def encoding(result: dict[str, Any], vocab: Path, texts: dict[str, list[str]], r
         result["ratios"][f"encode_{name}_over_tiktoken"] = round(best["tiktoken"] / best["ours"], 2)
         result["ratios"][f"encode_{name}_over_hf"] = round(slow / best["ours"], 2)
         result["goals"][f"encode_{name}_equal"] = same / len(documents)
+
+
+def encode_once(fresh: list[Tokenizer], documents: list[str]) -> None:
+    fresh.pop().encode_batch(documents)
+
+
+def encode_all(core: tiktoken.Encoding, documents: list[str]) -> None:
+    for text in documents:
+        core.encode_ordinary(text)
 
 
 def worst_cases(result: dict[str, Any], tok: Tokenizer, size: int) -> None:
@@ -165,26 +169,24 @@ def timed(tokenizer: Tokenizer, text: str) -> float:
 
 def learning(result: dict[str, Any], texts: dict[str, list[str]], merges: int, rounds: int) -> None:
     """Seconds for a vocabulary from scratch, counting included, on all the text."""
-    documents = [text for group in texts.values() for text in group]
+    documents = [text for group in texts.values() for text in group[:: 3 if merges < 32_000 else 1]]
     size = merges + 256
-    arms: Arms = {
-        "ours": lambda: train(count_pieces(documents), merges),
-        "hf": lambda: learn_hugging_face(documents, size),
-    }
-    if find_spec("rustbpe"):
-        arms["rustbpe"] = lambda: (
-            import_module("rustbpe")
-            .Tokenizer()
-            .train_from_iterator(iter(documents), size, pattern=QWEN_PATTERN)
-        )
-    if find_spec("gigatoken"):
-        file = tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8")
-        file.write("\n\n".join(documents))
-        file.flush()
-        arms["gigatoken"] = lambda: import_module("gigatoken").train_bpe(
-            file.name, size, [], separator=b"\n\n"
-        )
-    best = interleave(arms, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "text.txt")
+        file.write_text("\n\n".join(documents), encoding="utf-8")
+        arms: Arms = {
+            "ours": lambda: train(count_pieces(documents), merges),
+            "hf": lambda: learn_hugging_face(documents, size),
+        }
+        if find_spec("rustbpe"):
+            module = import_module("rustbpe")
+            arms["rustbpe"] = lambda: module.Tokenizer().train_from_iterator(
+                iter(documents), size, pattern=QWEN_PATTERN
+            )
+        if find_spec("gigatoken"):
+            learn = import_module("gigatoken").train_bpe
+            arms["gigatoken"] = partial(learn, str(file), size, [], separator=b"\n\n")
+        best = interleave(arms, rounds)
     megabytes = sum(len(text.encode()) for text in documents) / 1e6
     print(f"learn {merges} merges on {megabytes:.0f} MB:", {name: round(t, 2) for name, t in best.items()})
     for name in arms:
