@@ -49,7 +49,12 @@ class KVCache:
         self.config, self.num_rows, self.capacity, self.mode = config, num_rows, capacity, mode
         self.extension = config.extension if extension is None else extension
         self.device = torch.device(device)
-        shape = (num_rows, capacity, config.kv_heads, config.head_dim)
+        shape = (
+            num_rows,
+            config.kv_heads,
+            capacity,
+            config.head_dim,
+        )  # heads outside: attention reads in order
         # Zeros, because a masked slot still takes part in 0 * value; the system hands out the pages on first use.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
@@ -76,7 +81,7 @@ class KVCache:
         """Makes `target` the same sequence as `source` (several samples of one prompt)."""
         length = self.lengths[source]
         for store in (*self.keys, *self.values):
-            store[target, :length] = store[source, :length]
+            store[target, :, :length] = store[source, :, :length]
         self.ids[target, :length] = self.ids[source, :length]
         self.lengths[target], self.rope_lengths[target] = length, self.rope_lengths[source]
 
@@ -92,8 +97,8 @@ class KVCache:
             self.capacity *= 2
         for stores in (self.keys, self.values):
             for i, old in enumerate(stores):
-                stores[i] = old.new_zeros(self.num_rows, self.capacity, *old.shape[2:])
-                stores[i][:, : old.shape[1]] = old
+                stores[i] = old.new_zeros(*old.shape[:2], self.capacity, old.shape[3])
+                stores[i][:, :, : old.shape[2]] = old
         ids = self.ids.new_zeros(self.num_rows, self.capacity)
         ids[:, : self.ids.shape[1]] = self.ids
         self.ids = ids
@@ -164,10 +169,17 @@ class CacheRows:
         self.visible = max(1, *self.total) if self.total else 1
         if self.visible > cache.capacity:
             cache.grow(self.visible)
-        slots = (self.index[:, None] * cache.capacity + positions).flatten()  # (B*T,)
-        self.slots = slots if self.taken is None else slots[self.taken]
-        new_ids = ids.flatten() if self.taken is None else ids.flatten()[self.taken]
-        cache.ids.view(-1)[self.slots.to(cache.ids.device)] = new_ids.to(cache.ids.device)
+        places = (self.index[:, None] * cache.capacity + positions).flatten()  # (B*T,)
+        new_ids = ids.flatten()  # (B*T,)
+        if self.taken is not None:
+            places, new_ids = places[self.taken], new_ids[self.taken]
+        cache.ids.view(-1)[places.to(cache.ids.device)] = new_ids.to(cache.ids.device)
+        # The same places with the head between row and position.
+        owner, position = places // cache.capacity, places % cache.capacity  # (N,) each
+        head = torch.arange(cache.config.kv_heads, device=ids.device)
+        self.slots = (
+            (row[:, None] * len(head) + head) * cache.capacity + position[:, None]
+        ).flatten()  # (N*K,)
         for row, total in zip(self.rows, self.total):
             if cache.lengths[row] == 0 or cache.mode == "exact":
                 cache.rope_lengths[row] = total
@@ -175,17 +187,17 @@ class CacheRows:
         return positions
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the new keys and values (B, T, K, D) of a layer; returns all visible ones, (B, S, K, D) each."""
+        """Stores the new keys and values (B, T, K, D) of a layer; returns all visible ones, (B, K, S, D) each."""
         return self._store(self.cache.keys[layer], key), self._store(self.cache.values[layer], value)
 
     def _store(self, store: Tensor, new: Tensor) -> Tensor:
         flat = new.flatten(0, 1)  # (B*T, K, D)
         if self.taken is not None:
             flat = flat[self.taken]
-        store.view(-1, *store.shape[2:]).index_copy_(0, self.slots, flat.to(store.dtype))
+        store.view(-1, store.shape[3]).index_copy_(0, self.slots, flat.flatten(0, 1).to(store.dtype))
         if self.in_place:
-            return store[self.block, : self.visible]
-        return store[:, : self.visible].index_select(0, self.index)
+            return store[self.block, :, : self.visible]
+        return store[:, :, : self.visible].index_select(0, self.index)
 
     def commit(self) -> None:
         """The call is over: the new tokens count."""

@@ -65,14 +65,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, context: LayerContext) -> Tensor:
-    """q (B, T, H, D), k and v (B, S, K, D) -> (B, T, H, D): softmax(q k / sqrt(D)) v under the context's mask."""
+    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, H, D): softmax(q k / sqrt(D)) v under the context's mask."""
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
+        k,
+        v,
         attn_mask=context.mask,
         is_causal=context.causal and q.shape[1] > 1,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=q.shape[2] != k.shape[1],
     )  # (B, H, T, D)
     return out.transpose(1, 2)
 
@@ -95,7 +95,9 @@ class Attention(nn.Module):
         if context.query_scale is not None:
             q = q * context.query_scale.to(q.dtype)
         if rows is not None:
-            k, v = rows.append(layer, k, v)  # (B, S, K, D)
+            k, v = rows.append(layer, k, v)  # (B, K, S, D)
+        else:
+            k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
         return self.out(attend(q, k, v, context).reshape(B, T, C))
 
 

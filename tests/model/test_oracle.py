@@ -125,8 +125,8 @@ def test_cached_keys_and_values(model, qwen1):
     cache = KVCache(model.config, 1)
     model(qwen1["input_ids_257"][:, :128].long(), cache=cache)
     for layer in range(3):
-        close(cache.keys[layer][0, :128], qwen1[f"cache_L128.{layer}.key"])
-        close(cache.values[layer][0, :128], qwen1[f"cache_L128.{layer}.value"])
+        close(cache.keys[layer][0, :, :128].transpose(0, 1), qwen1[f"cache_L128.{layer}.key"])
+        close(cache.values[layer][0, :, :128].transpose(0, 1), qwen1[f"cache_L128.{layer}.value"])
 
 
 def test_training_loss_and_gradients(shared, qwen1):
