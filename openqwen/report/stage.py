@@ -32,12 +32,12 @@ class Part:
     title: str
     section: str
     text: str
-    figures: list[dict[str, str]] = field(default_factory=list)
+    figures: list[dict[str, Any]] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
 
-    def figure(self, svg: str, caption: str) -> None:
-        self.figures.append({"svg": svg, "caption": caption})
+    def figure(self, svg: str, caption: str, broad: bool = False) -> None:
+        self.figures.append({"svg": svg, "caption": caption, "broad": broad})
 
 
 def run(resolved: Resolved[ReportConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -93,7 +93,9 @@ def family(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         for source in artifact.manifest["inputs"].values():
             parent = (artifact.path / source["path"]).resolve()
             edges |= {(other, name) for other, a in found.items() if _inside(parent, a.path.resolve())}
-    part.figure(lineage(nodes, sorted(edges)), "From raw pages to the assistant. Arrows: was made from.")
+    part.figure(
+        lineage(nodes, sorted(edges)), "From raw pages to the assistant. Arrows: was made from.", broad=True
+    )
     return part
 
 
@@ -329,7 +331,15 @@ def _json(artifact: Artifact, name: str) -> Any:
 def _samples(artifact: Artifact, limit: int) -> list[dict[str, Any]]:
     path = artifact.path / "samples.jsonl"
     found: Iterator[dict[str, Any]] = read_jsonl(path) if path.is_file() else iter(())
-    return [{"prompt": "", **record} for record in islice(found, limit)]
+    return [
+        {"label": record["label"], "prompt": _cut(record.get("prompt") or ""), "text": _cut(record["text"])}
+        for record in islice(found, limit)
+    ]
+
+
+def _cut(text: str, limit: int = 480) -> str:
+    """A long text's beginning; the whole stands in the artefact."""
+    return text if len(text) <= limit else text[:limit] + " …"
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], key: str, label: str) -> Series:

@@ -1,0 +1,132 @@
+"""The report page: figures are valid SVG, numbers come from manifests, text from artefacts stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from openqwen.core.artifact import Artifact, load, stage_run, write_json, write_jsonl
+from openqwen.core.config import Resolved
+from openqwen.core.errors import DataError
+from openqwen.report import figures, stage, summary
+from openqwen.report.config import ReportConfig
+
+
+def parse(svg: str) -> ET.Element:
+    return ET.fromstring(
+        svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) if "xmlns" not in svg else svg
+    )
+
+
+def test_figures_are_svg_with_their_labels() -> None:
+    drawn = [
+        (
+            figures.curves([figures.Series("loss", [1, 2], [3.0, 2.0], [2, 1], [4, 3])], "step", "nats"),
+            "step",
+        ),
+        (
+            figures.curves(
+                [figures.Series("a", [1], [3.0])], "x", "y", log_x=True, log_y=True, level=("5-gram", 2)
+            ),
+            "5-gram",
+        ),
+        (figures.bars(["中文", "en"], {"ours": [1.0, 2.0], "bytes": [1.0, 1.0]}, "bytes per token"), "中文"),
+        (figures.win_tie_loss([("RLHF", 0.5, 0.3, 0.2)]), "50%"),
+        (figures.lineage({"a<b": ("model", "12")}, []), "a<b"),
+    ]
+    for svg, word in drawn:
+        assert word in " ".join(parse(svg).itertext())
+
+
+def test_the_same_data_gives_the_same_bytes() -> None:
+    one, two = (figures.bars(["a"], {"x": [1.0]}, "y") for _ in range(2))
+    assert one == two
+
+
+def test_lineage_goes_from_left_to_right() -> None:
+    nodes = dict.fromkeys(("report", "base", "corpus"), ("k", "0"))
+    svg = figures.lineage(nodes, [("corpus", "base"), ("base", "report"), ("corpus", "report")])
+    x = {m[2]: float(m[1]) for m in re.finditer(r'<text x="([0-9.]+)" y="[0-9.]+" class="name">(\w+)<', svg)}
+    assert x["corpus"] < x["base"] < x["report"] and svg.count("<path") == 3
+
+
+def make(path: Path, kind: str, facts: dict, files: dict, metrics: list[dict] | None = None) -> Artifact:
+    with stage_run(path, kind, Resolved(ReportConfig(), {}), {}) as run:
+        for name, value in files.items():
+            (write_jsonl if name.endswith("l") else write_json)(run.path / name, value)
+        if metrics:
+            writer = run.open_metrics()
+            for record in metrics:
+                writer.write(**record)
+        run.fact(**facts)
+    return load(path, kind)
+
+
+TABLE = {
+    "table": 6,
+    "title": "Tool use",
+    "columns": [{"name": "selection", "metric": "%", "shots": 0}, {"name": "rouge"}],
+    "rows": [
+        {"model": "Qwen-7B", "origin": "published", "cells": {"selection": {"value": 98.0}}},
+        {
+            "model": "<b>ours</b>",
+            "origin": "ours",
+            "cells": {"selection": {"value": 81.5, "low": 76, "high": 86, "n": 240, "chance": 25}},
+        },
+    ],
+    "notes": ["a & b"],
+}
+
+
+def test_page_shows_tables_and_escapes_text(tmp_path: Path) -> None:
+    samples = [{"label": "after", "prompt": "<script>alert(1)</script>", "text": "x" * 5000}]
+    made = make(
+        tmp_path / "agent",
+        "agent-eval",
+        {"tool_selection": 0.815, "false_positive": 0.05},
+        {"table_06.json": TABLE, "samples.jsonl": samples},
+    )
+    page = stage.render(ReportConfig(), {"agent": made})
+    assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;b&gt;ours" in page
+    assert "76 to 86, n 240, chance 25" in page and "81.5% (5.0%)" in page and "a &amp; b" in page
+    assert "x" * 1000 not in page
+    assert not re.search(r'(src|href)="https?:', page), "the page must open without a network"
+    assert "<td>-</td>" in page, "a cell that was not computed is a dash"
+
+
+def test_curves_of_a_run_are_drawn(tmp_path: Path) -> None:
+    metrics = [{"step": s, "loss": 5.0 - s / 10} for s in range(20)] + [
+        {"step": 20, "valid_bits_per_byte": 1.2}
+    ]
+    facts = {"bits_per_byte": 1.2, "ngram_bits_per_byte": 1.9, "parameters": 1000, "tokens_seen": 99}
+    page = stage.render(ReportConfig(), {"base": make(tmp_path / "base", "model", facts, {}, metrics)})
+    assert "1.200 (1.900)" in page and "5-gram on the same text" in page and "1,000 parameters" in page
+
+
+def test_stage_writes_one_self_contained_file(tmp_path: Path) -> None:
+    make(
+        tmp_path / "agent",
+        "agent-eval",
+        {"tool_selection": 1.0, "false_positive": 0.0},
+        {"table_06.json": TABLE},
+    )
+    done = stage.run(Resolved(ReportConfig(), {}), {"agent": tmp_path / "agent"}, tmp_path / "report")
+    assert (done.path / "report.html").stat().st_size < 200_000
+    assert done.manifest["facts"]["parts"] == 2
+
+
+def test_unfinished_input_is_named(tmp_path: Path) -> None:
+    (tmp_path / "agent").mkdir()
+    with pytest.raises(DataError, match="agent"):
+        stage.run(Resolved(ReportConfig(), {}), {"agent": tmp_path / "agent"}, tmp_path / "report")
+
+
+def test_missing_fact_is_an_error_not_a_blank(tmp_path: Path) -> None:
+    made = make(tmp_path / "agent", "agent-eval", {"tool_selection": 1.0}, {})
+    with pytest.raises(DataError, match="false_positive"):
+        list(summary.numbers({"agent": made}))
+    assert json.loads((made.path / "manifest.json").read_text())["facts"] == {"tool_selection": 1.0}
