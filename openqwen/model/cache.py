@@ -178,7 +178,7 @@ class CacheRows:
         owner, position = places // cache.capacity, places % cache.capacity  # (N,) each
         head = torch.arange(cache.config.kv_heads, device=ids.device)
         self.slots = (
-            (row[:, None] * len(head) + head) * cache.capacity + position[:, None]
+            (owner[:, None] * len(head) + head) * cache.capacity + position[:, None]
         ).flatten()  # (N*K,)
         for row, total in zip(self.rows, self.total):
             if cache.lengths[row] == 0 or cache.mode == "exact":
