@@ -247,4 +247,5 @@ def filter_rules(
             )
         if i % 200 == 0:
             show(i)
+    show(len(documents))
     return kept, dropped

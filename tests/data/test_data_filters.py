@@ -132,7 +132,10 @@ PROSE = (
     "The river begins in the mountains and ends in the sea. It passes three towns on its way, and each of them has "
     "a bridge of its own. People say that the oldest bridge was built by a single man in one winter."
 )
-ZH_PROSE = "这条河从山里流出来，最后流进大海。路上有三座小城，每座城都有自己的桥。人们说，最老的桥是一个人在一个冬天里造好的。"
+ZH_PROSE = (
+    "这条河从山里流出来，最后流进大海。路上有三座小城，每座城都有自己的桥。"
+    "人们说，最老的桥是一个人在一个冬天里造好的。"
+)
 
 
 @pytest.mark.parametrize(
