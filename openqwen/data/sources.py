@@ -300,7 +300,7 @@ def _read_warc(path: Path, name: str, config: SourcesConfig, bad: Bad) -> Iterat
     number = 0
     try:
         with path.open("rb") as file:
-            for record in ArchiveIterator(file, record_types=wanted, parse_http=True):
+            for record in ArchiveIterator(file, record_types=wanted, parse_http=True, auto_decode="all"):
                 number += 1
                 is_text = record.record_type == WarcRecordType.conversion
                 yield from _warc_record(record, is_text, path, name, number, config, bad)
