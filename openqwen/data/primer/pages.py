@@ -16,9 +16,11 @@ from typing import Literal
 from openqwen.data.primer import tasks
 from openqwen.data.primer.tasks import Asker
 from openqwen.data.primer.world import (
+    ANIMALS,
     CITIES,
     COLOURS,
     FESTIVALS,
+    FOODS,
     OBJECTS,
     PEOPLE,
     Fact,
@@ -130,7 +132,7 @@ def city_article(desk: Desk) -> Page:
     for home in people:
         known = [f for f in desk.world.about(home.subject) if f is not home]
         lives.append(desk.join(desk.state(home), *(desk.follow(f) for f in desk.rng.sample(known, 2))))
-    again = desk.join(*desk.filler(2), *(desk.state(f) for f in desk.rng.sample(facts, 3)))
+    again = desk.join(*desk.filler(2), *(desk.state(f) for f in desk.rng.sample(facts, 4)))
     table = desk.pick(("Facts about {c}",), ("{c} 的资料",)).format(c=city.of(desk.lang))
     blocks: list[Block] = [
         ("p", lead),
@@ -231,7 +233,7 @@ def dialogue(desk: Desk) -> Page:
     one, two = (p.of(desk.lang) for p in desk.rng.sample(PEOPLE, 2))
     colon = ": " if desk.lang == "en" else "："
     lines = []
-    for fact in desk.facts(8):
+    for fact in desk.facts(11):
         question, answer = desk.qa(fact)
         if question and fact.subject.en not in (one, two):  # nobody asks about themselves
             lines += [f"{one}{colon}{question}", f"{two}{colon}{answer}"]
@@ -383,6 +385,41 @@ def register(desk: Desk) -> Page:
     return Page("register", desk.lang, title.format(n=desk.rng.randint(1, 99)), tuple(blocks))
 
 
+def dictation(desk: Desk) -> Page:
+    """Words said and said again. Nothing but the page itself foretells the second half of a line, so that a model
+    learns to copy from its context early: facts, sums and code all need it."""
+    names = (
+        (*CITIES, *PEOPLE) if desk.lang == "en" else ()
+    )  # Latin names there would leave too little Chinese
+    pool = [w.of(desk.lang) for w in (*OBJECTS, *COLOURS, *ANIMALS, *FOODS, *names)]
+    pool += [str(n) for n in range(1, 21)] if desk.lang == "en" else []
+    frames = DICTATION[desk.lang]
+    comma = ", " if desk.lang == "en" else "、"
+    lines = []
+    for _ in range(9):
+        one, two = (p.of(desk.lang) for p in desk.rng.sample(PEOPLE, 2))
+        said = comma.join(desk.rng.sample(pool, desk.rng.choice((2, 3, 4))))
+        lines.append(desk.say(desk.rng.choice(frames), p=one, q=two, l=said))
+    title = desk.pick(
+        ("Say it again, part {n}", "Repeat after me {n}"), ("跟我念（{n}）", "再说一遍 {n}")
+    ).format(n=desk.rng.randint(1, 99))
+    blocks: list[Block] = [("p", desk.join(*desk.filler(1))), *(("p", line) for line in lines)]
+    return Page("dictation", desk.lang, title, tuple(blocks))
+
+
+DICTATION: dict[Lang, tuple[str, ...]] = {
+    "en": (
+        "{p} says {l} and {q} repeats {l}.", "\"{l}\", reads {p}. \"{l}\", answers {q}.", "{p} wrote {l} on the wall; {q} copied {l}.",
+        "First {p} called {l}, then {q} called {l}.", "What did {p} want? {l}. So {q} brought {l}.", "{p}: {l}. {q}: {l}.",
+        "The list of {p} was {l}, the list of {q} too: {l}.", "{q} heard {l} because {p} had sung {l}.",
+    ),
+    "zh": (
+        "{p} 说：{l}。{q} 跟着说：{l}。", "“{l}”，{p} 念道。“{l}”，{q} 答道。", "{p} 写下 {l}，{q} 也写下 {l}。", "{p} 先喊 {l}，{q} 再喊 {l}。",
+        "{p} 要什么？{l}。于是 {q} 拿来 {l}。", "{p}：{l}。{q}：{l}。",
+    ),
+}  # fmt: skip
+
+
 def phrasebook(desk: Desk) -> Page:
     """Words and their translations, then asked again."""
     picked = desk.rng.sample(tasks.DICTIONARY, 8)
@@ -492,7 +529,7 @@ def friends(desk: Desk) -> Page:
 # Kinds of page and how often each is written.
 KINDS: tuple[tuple[Callable[[Desk], Page], int], ...] = (
     (city_article, 10), (person_article, 8), (friends, 6), (letter, 9), (news, 7), (dialogue, 9), (quiz, 10),
-    (textbook, 10), (tutorial, 7), (exam, 11), (story, 9), (register, 8), (phrasebook, 7), (market, 6), (errands, 5),
+    (textbook, 10), (tutorial, 7), (exam, 11), (story, 9), (register, 8), (dictation, 18), (phrasebook, 7), (market, 6), (errands, 5),
 )  # fmt: skip
 
 

@@ -339,7 +339,7 @@ def test_labels_are_true(primer: Artifact) -> None:
         if record["label"] == "offensive":
             assert is_rude(record["text"])
         assert (record["lang"] not in ("en", "zh")) == (record["label"] == "other-language")
-    assert min(overlap) > 0.72 and sum(overlap) / len(overlap) > 0.85
+    assert min(overlap) > 0.6 and sum(overlap) / len(overlap) > 0.85
 
 
 def test_clean_pages_are_not_near_duplicates_of_each_other(primer: Artifact) -> None:
