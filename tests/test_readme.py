@@ -1,0 +1,220 @@
+"""Every command of README.md is run here, as it is written there; what cannot be run here says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openqwen.cli import COMMANDS
+from openqwen.tour import STEPS
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import run  # noqa: E402
+
+PATIENCE = 120  # seconds until a command that says nothing is taken for hanging
+_COMMAND = re.compile(r"(?:openqwen|python3?|pip|git|cd|source|export|torchrun|curl)\s")
+# command -> why it is not run: these two install the environment and start the very tests that stand here
+FORM_ONLY = {
+    "python3 run.py tour": "takes minutes; tests/tour runs the same stages at their smallest",
+    "python3 run.py test": "is what runs this test",
+}
+PAGES = (
+    "The old bridge was closed on Monday after an engineer found cracks in two of its arches. Traffic now goes "
+    "around by the mill, which takes ten minutes longer, and the baker says that fewer people stop at her shop. "
+    "The council wants to repair the stones before winter; it has asked three firms what that would cost. Until "
+    "they answer, walkers may still cross on the northern side, where a wooden path has been laid.",
+    "Bread needs four things: flour, water, salt and time. Mix them in a bowl with your hand, cover the dough with "
+    "a cloth, and leave it overnight in a cool room. In the morning it will have doubled. Fold it twice, let it "
+    "rest while the oven gets hot, then bake it in an iron pot with the lid on. After half an hour take the lid "
+    "off, so that the crust can turn brown. Wait until the loaf is cold before you cut it, although nobody does.",
+    "A thermometer of glass works because liquids grow when they are warmed. The bulb at the bottom holds most of "
+    "the alcohol, and the only way out is a tube as thin as a hair, so a small change of volume becomes a long "
+    "way on the scale. Early makers marked two points, melting ice and boiling water, and divided what lay "
+    "between. They did not know that pressure moves the second point, which is why their instruments disagreed.",
+)
+
+
+def commands(text: str) -> list[str]:
+    """Each command of a Markdown text once: lines of code blocks, code in tables and in sentences."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"^ {4}(.*)$", rest, re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", rest)
+    lines = [line for block in blocks for line in block.split("\n")] + indented + spans
+    bare = (re.sub(r"\s+#.*", "", line).strip() for line in lines)
+    return list(dict.fromkeys(line for line in bare if _COMMAND.match(line)))
+
+
+README = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def start(command: str, folder: Path) -> subprocess.Popen[str]:
+    """`openqwen ...` in this interpreter, as a process of its own."""
+    words = shlex.split(command)
+    assert words[0] == "openqwen"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENQWEN_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "openqwen", *words[1:]],
+        cwd=folder,
+        env={**environment, "COLUMNS": "200"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def output(command: str, folder: Path, typed: str = "") -> str:
+    """What the command prints. It must end well and have nothing to complain about."""
+    process = start(command, folder)
+    try:
+        out, err = process.communicate(typed, timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "error:" not in err and "Traceback" not in err, out + err
+    return out
+
+
+def every_command_is_listed(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert all(re.search(rf"^\W*{name}\s", shown, re.MULTILINE) for name, _, _ in COMMANDS)
+
+
+def plan_names_every_step(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert len(re.findall("would run", shown)) == len(STEPS)
+    assert all(step.title in shown for step in STEPS) and list(folder.iterdir()) == []
+
+
+def settings_have_sources(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    row = next(line for line in shown.split("\n") if line.startswith("kl_coef"))
+    assert "0.04" in row and "report §3.2.2" in row
+    assert re.search(r"recipe tour\s*$", shown, re.MULTILINE)  # and who set what is not the default
+
+
+def documents_become_a_corpus(command: str, folder: Path) -> None:
+    pages = folder / "pages"
+    pages.mkdir()
+    for number, text in enumerate(PAGES):
+        page = f"<html><head><title>{number}</title></head><body><main><p>{text}</p></main></body></html>"
+        (pages / f"{number}.html").write_text(page, encoding="utf-8")
+    output(command.replace("PATH", "pages"), folder)
+    corpus = folder / "out" / "corpus"
+    assert (corpus / "DONE").is_file()
+    funnel = json.loads((corpus / "stats.json").read_text(encoding="utf-8"))["funnel"]
+    assert funnel[0]["in"] == len(PAGES) and funnel[-1]["out"] >= 1
+
+
+def machine_is_described(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    found = {line.split()[0] for line in shown.split("\n") if line.strip()}
+    assert {"python", "processors", "openqwen", "torch", "accelerator", "sandbox"} <= found
+
+
+def family_tree_is_shown(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    for kind in ("reward", "tokens", "tokenizer", "corpus", "primer"):
+        assert re.search(rf"\b{kind} [0-9a-f]{{12}}\b", shown), kind
+    assert "(gone)" not in shown and "changed since" not in shown
+
+
+def table_has_both_origins(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert "published" in shown and "ours" in shown and "74.78" in shown
+
+
+def chat_answers(command: str, folder: Path) -> None:
+    assert output(command, folder, "hello\n/help\n/quit\nnever read\n").count("/reset forgets") == 1
+    assert "the conversation is empty" in output(command, folder, "hello\n/reset\n/quit\n")
+
+
+def server_answers(command: str, folder: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(f"{command} --port {port}", folder)
+    try:
+        assert healthy(f"http://127.0.0.1:{port}/health", process)
+        models = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10))
+        assert len(models["data"]) == 1
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+
+
+def healthy(url: str, process: subprocess.Popen[str]) -> bool:
+    """Asks until the server answers; False if it ended instead."""
+    for _ in range(10 * PATIENCE):
+        if process.poll() is not None:
+            return False
+        try:
+            with urllib.request.urlopen(url, timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    return False
+
+
+Check = Callable[[str, Path], None]
+ALONE: dict[str, Check] = {
+    "openqwen --help": every_command_is_listed,
+    "openqwen tour --plan": plan_names_every_step,
+    "openqwen config show ppo --recipe tour": settings_have_sources,
+    "openqwen data build --input PATH --out out/corpus": documents_become_a_corpus,
+    "openqwen doctor": machine_is_described,
+}
+AFTER_A_TOUR: dict[str, Check] = {
+    "openqwen show out/tour/rlhf": family_tree_is_shown,
+    "openqwen table 4": table_has_both_origins,
+    "openqwen chat out/tour/rlhf": chat_answers,
+    "openqwen serve out/tour/rlhf": server_answers,
+}
+
+
+def test_every_command_is_run_or_excused() -> None:
+    assert set(README) == {*FORM_ONLY, *ALONE, *AFTER_A_TOUR}
+
+
+def test_commands_are_found_wherever_they_stand() -> None:
+    block, row = "```\nopenqwen a  # why\n# no\n```\n", "| b | `openqwen b` |\n\n"
+    text = f"{block}{row}Say `openqwen c --x`, not `openqwen`.\n\n    openqwen d\n    openqwen/\n"
+    assert commands(text) == ["openqwen a", "openqwen d", "openqwen b", "openqwen c --x"]
+
+
+@pytest.mark.parametrize("command", FORM_ONLY)
+def test_form(command: str) -> None:
+    _, script, *words = shlex.split(command)
+    assert (ROOT / script).is_file()
+    torch, rest = run.take_torch(words)
+    assert torch is None and len(rest) == 1 and rest[0] in run.EXTRAS
+    assert command in str(run.__doc__)
+
+
+@pytest.mark.parametrize("command", ALONE)
+def test_command(command: str, tmp_path: Path) -> None:
+    ALONE[command](command, tmp_path)
+
+
+@pytest.mark.parametrize("command", AFTER_A_TOUR)
+def test_command_after_a_tour(command: str, finished_tour: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tour").symlink_to(finished_tour.resolve(), target_is_directory=True)
+    AFTER_A_TOUR[command](command, tmp_path)
