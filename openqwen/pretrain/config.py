@@ -6,6 +6,8 @@ cosine to 10 %, BFloat16. Warm-up, decay and clipping are the tech memo's. Inter
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from openqwen.core.config import Config, Count, setting
@@ -28,10 +30,17 @@ class ShapeConfig(Config):
         1, source="ours", doc="rows of the embeddings are rounded up to a multiple (released: 128)", gt=0
     )
 
+    init_std: float = setting(0.02, source="released config", doc="of all matrices", gt=0)
+    head_init: Literal["normal", "embedding"] = setting(
+        "normal",
+        source="released config",
+        doc="embedding (ours): the untied head begins as a copy of the embedding, so copying is learnt from less text",
+    )
+
     def for_vocabulary(self, vocab_size: int, max_length: int) -> ModelConfig:
         """The full description of the model for a vocabulary and a training length."""
         rows = -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
-        shape = self.model_dump(exclude={"vocab_multiple"})
+        shape = self.model_dump(exclude={"vocab_multiple", "head_init"})
         return ModelConfig(vocab_size=rows, max_length=max_length, **shape)
 
 

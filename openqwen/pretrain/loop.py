@@ -147,6 +147,9 @@ def begin(config: PretrainConfig, tokenizer: Tokenizer, base: Path | None) -> Qw
     if base is None:
         model = Qwen(config.model.for_vocabulary(tokenizer.vocab_size, config.context))
         model.init_weights(config.seed)
+        if config.model.head_init == "embedding":
+            with torch.no_grad():
+                model.head.weight.copy_(model.embed.weight)
         return model
     if load_tokenizer(base).content != tokenizer.content:
         raise DataError("the model to continue from has another tokenizer", where=str(base))

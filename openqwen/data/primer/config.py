@@ -12,7 +12,7 @@ class PrimerConfig(Config):
     """How much to generate. The same settings give the same bytes on every machine."""
 
     seed: int = setting(1, source="ours", doc="decides the invented world and every choice made in it")
-    pages: Count = setting(2800, source="ours", gt=99, doc="pages, planted ones included")
+    pages: Count = setting(3600, source="ours", gt=99, doc="pages, planted ones included")
     chinese: float = setting(0.35, source="ours", ge=0.0, le=1.0, doc="share of items in Chinese")
     exact_duplicates: float = setting(0.04, source="ours", ge=0.0, le=0.2, doc="share of pages")
     near_duplicates: float = setting(0.04, source="ours", ge=0.0, le=0.2, doc="share of pages")
@@ -33,9 +33,9 @@ class PrimerConfig(Config):
     tools_negative: float = setting(
         0.25, source="ours", ge=0.0, le=0.9, doc="share of tool questions that need no tool"
     )
-    pmp_pairs: Count = setting(2400, source="ours", gt=0, doc="rough comparisons for preference pretraining")
+    pmp_pairs: Count = setting(3600, source="ours", gt=0, doc="rough comparisons for preference pretraining")
     pmp_noise: float = setting(0.25, source="ours", ge=0.0, lt=0.5, doc="share of those with swapped labels")
-    pairs_train: Count = setting(1000, source="ours", gt=0, doc="clean comparisons for the reward model")
+    pairs_train: Count = setting(2000, source="ours", gt=0, doc="clean comparisons for the reward model")
     pairs_heldout: Count = setting(300, source="ours", gt=0, doc="comparisons kept away from training")
     prompts_train: Count = setting(1000, source="ours", gt=0, doc="PPO prompts")
     prompts_heldout: Count = setting(200, source="ours", gt=0, doc="PPO prompts kept away from training")

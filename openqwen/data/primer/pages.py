@@ -8,6 +8,7 @@ count of n-grams cannot.
 # ruff: noqa: E501 - sentences stand unbroken, as they are read
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Literal
 
 from openqwen.data.primer import tasks
 from openqwen.data.primer.tasks import Asker
+from openqwen.data.primer.tools import MAKERS, TOOLS, Call
 from openqwen.data.primer.world import (
     ANIMALS,
     CITIES,
@@ -329,6 +331,22 @@ def exam(desk: Desk) -> Page:
     return Page("exam", desk.lang, title, tuple(blocks))
 
 
+def exercises(desk: Desk) -> Page:
+    """A dense sheet of questions of every kind with their answers: most of what a tiny model learns, it learns here."""
+    frames = (
+        ("Question: {q}\nAnswer: {a}", "Q: {q}\nA: {a}", "{q}\n{a}"),
+        ("问题：{q}\n答案：{a}", "问：{q}\n答：{a}", "{q}\n{a}"),
+    )
+    frame = desk.pick(*frames)
+    names, weights = list(tasks.WEIGHTS), list(tasks.WEIGHTS.values())
+    items = [desk.asker.item(name, desk.lang) for name in desk.rng.choices(names, weights, k=14)]
+    blocks: list[Block] = [("p", frame.format(q=item.question, a=item.reply)) for item in items]
+    title = desk.pick(("Exercises {n}", "Worksheet {n}"), ("练习册 {n}", "作业 {n}")).format(
+        n=desk.rng.randint(100, 999)
+    )
+    return Page("exercises", desk.lang, title, tuple(blocks))
+
+
 def _step_by_step(item: tasks.Item) -> str:
     """An answered question in the forms in which GSM8K and BBH are put to base models."""
     step = "Let's think step by step"
@@ -527,9 +545,48 @@ def friends(desk: Desk) -> Page:
 
 
 # Kinds of page and how often each is written.
+def handbook(desk: Desk) -> Page:
+    """How to use one tool: instruction data among the pages, as §2.1 mixes it in. The English words are those of prompts."""
+    call = _free_call(desk)
+    tool = TOOLS[call.tool]
+    declaration = tool.declaration(desk.lang)
+    asked = json.dumps(declaration["parameters"], ensure_ascii=False)
+    call_text = json.dumps(call.arguments, ensure_ascii=False)
+    rules = (
+        f"Call this tool to interact with the {tool.name} API.",
+        f"What is the {tool.name} API useful for? {declaration['description_for_model']}",
+        "Format the arguments as a JSON object.",
+        "The input to the action is what the tool should see; the observation is the result of the action.",
+        "You should always think about what to do. This can be repeated zero or more times.",
+        "I now know the final answer to the original input question: that is the last thought.",
+        "Answer the following questions as best you can. You have access to the following APIs.",
+        f"Use the following format. The action to take should be one of the tools, here {tool.name}.",
+    )
+    blocks: list[Block] = [
+        ("p", desk.join(*desk.filler(3), call.query)),
+        ("p", " ".join(desk.rng.sample(rules, 3))),
+        ("pre", f"{tool.name}: Parameters: {asked}"),
+        ("p", " ".join(desk.rng.sample(rules, 2))),
+        ("pre", f"Question: {call.query}\nThought: I should use the {tool.name} tool.\nAction: {tool.name}\nAction Input: {call_text}\n"
+                f"Observation: {call.observation}\nThought: I now know the final answer.\nFinal Answer: {call.final}"),
+    ]  # fmt: skip
+    title = desk.pick(("The {t} tool, note {n}",), ("{t} 工具说明 {n}",)).format(
+        t=tool.name, n=desk.rng.randint(1, 99)
+    )
+    return Page("tutorial", desk.lang, title, tuple(blocks))
+
+
+def _free_call(desk: Desk) -> Call:
+    """A question for a tool that is neither held out nor a benchmark's."""
+    while True:
+        call = desk.rng.choice(MAKERS)(desk.rng, desk.lang, desk.world)
+        if tasks.split_of(call.query) == "train":
+            return call
+
+
 KINDS: tuple[tuple[Callable[[Desk], Page], int], ...] = (
-    (city_article, 10), (person_article, 8), (friends, 6), (letter, 9), (news, 7), (dialogue, 9), (quiz, 10),
-    (textbook, 10), (tutorial, 7), (exam, 11), (story, 9), (register, 8), (dictation, 18), (phrasebook, 7), (market, 6), (errands, 5),
+    (exercises, 200), (handbook, 22), (exam, 12), (quiz, 10), (city_article, 8), (person_article, 6), (phrasebook, 6), (textbook, 6),
+    (tutorial, 6), (dictation, 6), (letter, 5), (news, 5), (dialogue, 5), (story, 5), (register, 5), (friends, 4), (market, 3), (errands, 3),
 )  # fmt: skip
 
 

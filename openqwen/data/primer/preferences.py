@@ -51,7 +51,7 @@ def _cut(reply: str, rng: random.Random) -> str:
 
 def candidate(item: Item, rng: random.Random) -> str:
     """A reply to the item: right or wrong, in one of the manners."""
-    reply = item.reply if rng.random() < 0.6 else rng.choice(item.wrong)
+    reply = item.reply if rng.random() < 0.94 else rng.choice(item.wrong)
     manner = rng.choice(MANNERS)
     if manner == "courteous":
         return courteous(reply, item.lang, rng)
@@ -69,8 +69,9 @@ def candidate(item: Item, rng: random.Random) -> str:
 
 def pairs(asker: Asker, count: int, rng: random.Random, noise: float = 0.0) -> Iterator[dict[str, Any]]:
     """`count` labelled pairs; in half of them the better reply is the longer one. `noise` labels are swapped."""
+    seen: set[tuple[str, str, str]] = set()
     for number, item in enumerate(asker.items(count)):
-        good, bad, scores = _pair(item, rng, longer=number % 2 == 0)
+        good, bad, scores = _fresh(item, rng, number % 2 == 0, seen)
         record = tasks.record(item)
         del record["answer"]
         if rng.random() < noise:
@@ -82,6 +83,19 @@ def pairs(asker: Asker, count: int, rng: random.Random, noise: float = 0.0) -> I
             "score_chosen": scores[0],
             "score_rejected": scores[1],
         }
+
+
+def _fresh(
+    item: Item, rng: random.Random, longer: bool, seen: set[tuple[str, str, str]]
+) -> tuple[str, str, tuple[float, float]]:
+    """A pair that was not drawn before: a question may come again, its two replies may not."""
+    for _ in range(200):
+        good, bad, scores = _pair(item, rng, longer)
+        mark = (item.question, good, bad)
+        if mark not in seen:
+            seen.add(mark)
+            return good, bad, scores
+    raise AssertionError(f"no new pair of replies to {item.question!r}")
 
 
 def _pair(item: Item, rng: random.Random, longer: bool) -> tuple[str, str, tuple[float, float]]:

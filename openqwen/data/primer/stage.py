@@ -163,10 +163,10 @@ def write_files(out: Path, config: PrimerConfig, world: World) -> dict[str, int]
         asker = _asker(config, world, f"tools {split}", split)
         rng = _rng(config, f"tool traces {split}")
         write(f"tools.{split}", tools.tool_items(world, asker, num, config.tools_negative, rng))
-    rough = _asker(config, world, "pmp", "train")
+    rough = _asker(config, world, "pmp", "train", unique=False)
     write("pmp", preferences.pairs(rough, config.pmp_pairs, _rng(config, "pmp replies"), config.pmp_noise))
     for split, num in zip(splits, (config.pairs_train, config.pairs_heldout), strict=True):
-        asker = _asker(config, world, f"pairs {split}", split)
+        asker = _asker(config, world, f"pairs {split}", split, unique=False)
         write(f"pairs.{split}", preferences.pairs(asker, num, _rng(config, f"pair replies {split}")))
     for split, num in zip(splits, (config.prompts_train, config.prompts_heldout), strict=True):
         asker = _asker(config, world, f"prompts {split}", split)

@@ -131,7 +131,7 @@ def _capital(text: str) -> str:
 
 def lookup(rng: random.Random, lang: Lang) -> Item:
     """A question whose answer stands in the question's own text."""
-    owned = possessions(rng, lang, rng.choice((2, 2, 3)))
+    owned = possessions(rng, lang, 2)
     question, answer, reply, wrong = lookup_qa(rng, lang, owned)
     gap = " " if lang == "en" else ""
     return Item("lookup", lang, gap.join([*(has(o, lang) for o in owned), question]), answer, reply, wrong)
@@ -155,8 +155,8 @@ def equation(a: int, sign: str, b: int) -> tuple[str, int]:
 
 
 def sum_pairs() -> list[tuple[int, str, int]]:
-    """All additions of 1..10 and 1..10 and the subtractions that undo them."""
-    pairs = [(a, "+", b) for a in range(1, 11) for b in range(1, 11)]
+    """All additions of 1..8 and 1..8 and the subtractions that undo them."""
+    pairs = [(a, "+", b) for a in range(1, 9) for b in range(1, 9)]
     return pairs + [(a + b, "-", b) for a, _, b in pairs]
 
 
@@ -421,8 +421,8 @@ CHAT: tuple[tuple[Lang, str, str], ...] = (
 
 # How often each task is asked. Recall and copying first, then what needs both.
 WEIGHTS: dict[str, int] = {
-    "fact": 30, "lookup": 12, "arithmetic": 14, "word_problem": 8, "code": 8, "translate": 10, "words": 8,
-    "choice": 4, "compare": 6,
+    "fact": 40, "lookup": 6, "arithmetic": 14, "word_problem": 6, "code": 10, "translate": 12, "words": 4,
+    "choice": 3, "compare": 5,
 }  # fmt: skip
 
 
@@ -461,9 +461,9 @@ class Asker:
         return makers[task if task in makers else "lookup"](self.rng, lang)
 
     def item(self, task: str, lang: Lang) -> Item:
-        """A new item of a task; when a finite task is used up, a lookup instead (there are millions of those)."""
+        """A new item of a task; when its questions are used up, a program instead, and at last a lookup."""
         for attempt in range(2000):
-            item = self._draw(task if attempt < 400 else "lookup", lang)
+            item = self._draw(task if attempt < 400 else "code" if attempt < 800 else "lookup", lang)
             mark = normalise(item.question)
             if item.split == self.split and not (self.unique and mark in self._seen):
                 self._seen.add(mark)

@@ -170,7 +170,7 @@ _TEMPTING = {
 
 def _offer(rng: random.Random, right: str | None, forbidden: set[str]) -> list[Tool]:
     others = [n for n in TOOLS if n != right and n not in forbidden]
-    names = rng.sample(others, rng.randint(1, 3) if right else rng.randint(2, 4)) + ([right] if right else [])
+    names = rng.sample(others, rng.randint(1, 2) if right else rng.randint(2, 3)) + ([right] if right else [])
     rng.shuffle(names)
     return [TOOLS[n] for n in names]
 
