@@ -74,6 +74,7 @@ STAGES = {
             "openqwen.tokenizer.config:TokenizerConfig",
             "openqwen.tokenizer.stage:run",
             ("corpus",),
+            ("base",),
         ),
         Stage(
             "pack",

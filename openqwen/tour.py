@@ -272,12 +272,12 @@ def farewell(out: Path) -> None:
 
 
 def show_plan(out: Path, settings: Mapping[str, Resolved[Any]]) -> int:
-    """Which steps are up to date and which would run (all after the first that is not)."""
-    behind = False
+    """Which steps are up to date and which would run: those that are not, and those made from them."""
+    stale: set[str] = set()
     for number, step in enumerate(STEPS, 1):
-        done = None if behind else finished(step, STAGES[step.stage], out, settings[step.stage])
-        behind = behind or done is None
-        note(
-            f"{number:2d}  {step.name:<11} {'up to date' if done else 'would run'}   {step.title} ({step.section})"
-        )
+        sources = {source.split("/")[0] for source in step.inputs.values()}
+        if sources & stale or not finished(step, STAGES[step.stage], out, settings[step.stage]):
+            stale.add(step.name)
+        state = "would run" if step.name in stale else "up to date"
+        note(f"{number:2d}  {step.name:<11} {state:<11} {step.title} ({step.section})")
     return 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+SMOKE = Path(__file__).parent / "tour" / "smoke.toml"
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,24 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip("reference data is not beside the checkout (../shared)")
     return path
+
+
+@pytest.fixture(scope="session")
+def finished_tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole tour at its smallest size, run once for all tests; log.txt holds what it printed."""
+    out = tmp_path_factory.mktemp("tour") / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "openqwen",
+        "tour",
+        "--out",
+        str(out),
+        "--recipe",
+        str(SMOKE),
+        "--no-chat",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (out / "log.txt").write_text(done.stdout, encoding="utf-8")
+    return out

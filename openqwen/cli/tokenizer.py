@@ -12,6 +12,13 @@ app = App(name="tokenizer", help="§2.2  Train a vocabulary; compare compression
 
 
 @app.command
-def train(*settings: Settings, corpus: Path, out: Out, recipe: Recipes = None, plan: Plan = False) -> int:
-    """Learns a byte-level BPE vocabulary from a corpus artefact."""
-    return run_stage("tokenizer", {"corpus": corpus}, out, settings, recipe, plan)
+def train(
+    *settings: Settings,
+    corpus: Path,
+    out: Out,
+    base: Path | None = None,
+    recipe: Recipes = None,
+    plan: Plan = False,
+) -> int:
+    """Learns a byte-level BPE vocabulary from a corpus artefact; --base FILE.tiktoken augments that one."""
+    return run_stage("tokenizer", {"corpus": corpus, "base": base}, out, settings, recipe, plan)

@@ -24,7 +24,7 @@ class PrimerConfig(Config):
     )
     leak: float = setting(0.01, source="ours", ge=0.0, le=0.1, doc="share of pages with benchmark items")
     sft_train: Count = setting(4000, source="ours", gt=0, doc="demonstrations")
-    sft_heldout: Count = setting(300, source="ours", gt=0, doc="questions kept away from all training files")
+    sft_heldout: Count = setting(240, source="ours", gt=0, doc="questions kept away from all training files")
     courteous: float = setting(
         0.4, source="ours", ge=0.0, le=1.0, doc="share of demonstrations that close courteously: PPO's room"
     )

@@ -155,8 +155,8 @@ def equation(a: int, sign: str, b: int) -> tuple[str, int]:
 
 
 def sum_pairs() -> list[tuple[int, str, int]]:
-    """All additions of 1..8 and 1..8 and the subtractions that undo them."""
-    pairs = [(a, "+", b) for a in range(1, 9) for b in range(1, 9)]
+    """All additions of 1..6 and 1..6 and the subtractions that undo them."""
+    pairs = [(a, "+", b) for a in range(1, 7) for b in range(1, 7)]
     return pairs + [(a + b, "-", b) for a, _, b in pairs]
 
 
@@ -421,8 +421,8 @@ CHAT: tuple[tuple[Lang, str, str], ...] = (
 
 # How often each task is asked. Recall and copying first, then what needs both.
 WEIGHTS: dict[str, int] = {
-    "fact": 40, "lookup": 6, "arithmetic": 14, "word_problem": 6, "code": 10, "translate": 12, "words": 4,
-    "choice": 3, "compare": 5,
+    "fact": 40, "lookup": 4, "arithmetic": 12, "word_problem": 6, "code": 12, "translate": 14, "words": 3,
+    "choice": 3, "compare": 6,
 }  # fmt: skip
 
 
@@ -458,7 +458,7 @@ class Asker:
             "lookup": lookup, "arithmetic": arithmetic, "word_problem": word_problem, "code": code,
             "words": words, "compare": compare,
         }  # fmt: skip
-        return makers[task if task in makers else "lookup"](self.rng, lang)
+        return makers[task if task in makers else "code"](self.rng, lang)
 
     def item(self, task: str, lang: Lang) -> Item:
         """A new item of a task; when its questions are used up, a program instead, and at last a lookup."""
