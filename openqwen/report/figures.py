@@ -105,7 +105,7 @@ def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str
     for i, ((key, row), colour) in enumerate(zip(values.items(), COLOURS)):
         places = [n + (i - (len(values) - 1) / 2) * height for n in range(len(names))]
         drawn = axes.barh(places, row, height=height * 0.92, color=colour, label=key)
-        axes.bar_label(drawn, fmt="%.3g", fontsize=7, padding=2)
+        axes.bar_label(drawn, [f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in row], fontsize=7, padding=2)
     axes.set_yticks(range(len(names)), list(names))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

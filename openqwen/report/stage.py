@@ -337,7 +337,7 @@ def _samples(artifact: Artifact, limit: int) -> list[dict[str, Any]]:
     ]
 
 
-def _cut(text: str, limit: int = 480) -> str:
+def _cut(text: str, limit: int = 280) -> str:
     """A long text's beginning; the whole stands in the artefact."""
     return text if len(text) <= limit else text[:limit] + " …"
 
