@@ -12,7 +12,8 @@ def chat(model: Path, *, temperature: float = 0.0, top_p: float = 0.8, max_token
     """Chats in the terminal: /reset, /system TEXT, /quit; Ctrl-C stops a reply, Ctrl-D ends."""
     from openqwen.serve.terminal import chat as terminal_chat
 
-    return terminal_chat(model, temperature=temperature, top_p=top_p, max_tokens=max_tokens) or 0
+    terminal_chat(model, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    return 0
 
 
 def serve(
@@ -23,6 +24,7 @@ def serve(
     api_key: Annotated[str | None, Parameter(env_var="OPENQWEN_API_KEY")] = None,
 ) -> int:
     """Serves an OpenAI-compatible endpoint at /v1 and a chat page at /."""
-    from openqwen.serve import serve as run_server
+    from openqwen.serve.server import serve as run_server
 
-    return run_server(model, host=host, port=port, api_key=api_key) or 0
+    run_server(model, host=host, port=port, api_key=api_key)
+    return 0
