@@ -23,7 +23,9 @@ def table(number: int, *, run: Annotated[Path, Parameter(help="A tour's folder."
             where=str(run),
             fix=f"computed: {', '.join(map(str, have))}" if have else "run: openqwen tour",
         )
-    console.print(render(json.loads(found[0].read_text(encoding="utf-8"))))
+    data = json.loads(found[0].read_text(encoding="utf-8"))
+    # Wider than a narrow terminal rather than cut: a table is for reading, and pipes have no width.
+    console.print(render(data), crop=False, width=max(console.width, 50 + 22 * len(data["columns"])))
     return 0
 
 

@@ -563,7 +563,7 @@ def handbook(desk: Desk) -> Page:
         f"Use the following format. The action to take should be one of the tools, here {tool.name}.",
     )
     blocks: list[Block] = [
-        ("p", desk.join(*desk.filler(3), call.query)),
+        ("p", desk.join(*desk.filler(2 if desk.lang == "en" else 8), call.query)),
         ("p", " ".join(desk.rng.sample(rules, 3))),
         ("pre", f"{tool.name}: Parameters: {asked}"),
         ("p", " ".join(desk.rng.sample(rules, 2))),

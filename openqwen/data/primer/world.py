@@ -141,7 +141,7 @@ RELATIONS: tuple[Relation, ...] = (
         {"en": ("It is a city in {v}.", "It belongs to {v}."), "zh": ("它在 {v} 国。", "它属于 {v} 国。")},
         {"en": ("In which country is {s}?", "Where is {s}?", "Which country does {s} belong to?", "Tell me the country of {s}.",
                 "What country is {s} in?", "Do you know where {s} is?"),
-         "zh": ("{s} 在哪个国家？", "请问 {s} 在哪里？", "{s} 属于哪个国家？", "告诉我 {s} 在哪个国家。", "你知道 {s} 在哪国吗？")},
+         "zh": ("{s} 在哪个国家？", "请问 {s} 在哪里？", "{s} 属于哪个国家？", "告诉我 {s} 所在的国家。", "你知道 {s} 在哪国吗？")},
         {"en": "In which country is {s}?", "zh": "{s} 在哪个国家？"},
     ),
     Relation(
@@ -161,7 +161,7 @@ RELATIONS: tuple[Relation, ...] = (
         {"en": ("{He} lives in {v}.", "{His} house is in {v}."), "zh": ("{he} 住在 {v}。", "{he} 的家在 {v}。")},
         {"en": ("Where does {s} live?", "In which city does {s} live?", "Which city is the home of {s}?", "Tell me where {s} lives.",
                 "What is the home city of {s}?", "Do you know where {s} lives?"),
-         "zh": ("{s} 住在哪里？", "{s} 住在哪个城市？", "请问 {s} 的家在哪里？", "告诉我 {s} 住在哪里。", "你知道 {s} 的家在哪个城市吗？")},
+         "zh": ("{s} 住在哪里？", "{s} 住在哪个城市？", "请问 {s} 的家在哪里？", "告诉我 {s} 的住址。", "你知道 {s} 的家在哪个城市吗？")},
         {"en": "In which city does {s} live?", "zh": "{s} 住在哪个城市？"},
     ),
     Relation(
