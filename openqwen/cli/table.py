@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
 from openqwen.core.console import console
@@ -25,7 +26,8 @@ def table(number: int, *, run: Annotated[Path, Parameter(help="A tour's folder."
         )
     data = json.loads(found[0].read_text(encoding="utf-8"))
     # Wider than a narrow terminal rather than cut: a table is for reading, and pipes have no width.
-    console.print(render(data), crop=False, width=max(console.width, 50 + 22 * len(data["columns"])))
+    width = max(console.width, 50 + 22 * len(data["columns"]))
+    Console(width=width, highlight=False).print(render(data), crop=False)
     return 0
 
 
