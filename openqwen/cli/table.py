@@ -24,7 +24,8 @@ def table(number: int, *, run: Annotated[Path, Parameter(help="A tour's folder."
             where=str(run),
             fix=f"computed: {', '.join(map(str, have))}" if have else "run: openqwen tour",
         )
-    data = json.loads(found[0].read_text(encoding="utf-8"))
+    newest = max(found, key=lambda path: path.stat().st_mtime)  # PMP and RM both fill Table 4
+    data = json.loads(newest.read_text(encoding="utf-8"))
     # Wider than a narrow terminal rather than cut: a table is for reading, and pipes have no width.
     width = max(console.width, 50 + 22 * len(data["columns"]))
     Console(width=width, highlight=False).print(render(data), crop=False)
