@@ -7,33 +7,26 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from openqwen.core.artifact import unwritable
+from openqwen.core.artifact import replacing
 from openqwen.core.errors import DataError
 
 
 def write_jsonl_zst(path: Path, records: Iterable[Any], level: int = 6) -> int:
     """Streams records to a temporary name and renames it. Returns how many there were."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
-        with temporary.open("wb") as file:
-            with zstandard.ZstdCompressor(level=level).stream_writer(file, closefd=False) as packed:
-                for record in records:
-                    packed.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-                    count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+    with (
+        replacing(path) as file,
+        zstandard.ZstdCompressor(level=level).stream_writer(file, closefd=False) as packed,
+    ):
+        for record in records:
+            packed.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            count += 1
     return count
 
 
