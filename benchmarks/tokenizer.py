@@ -35,9 +35,10 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from openqwen.core.artifact import environment
 from openqwen.tokenizer import Tokenizer, load_tokenizer
+from openqwen.tokenizer.count import count_pieces
 from openqwen.tokenizer.pattern import QWEN_PATTERN
 from openqwen.tokenizer.ranks import read_ranks
-from openqwen.tokenizer.train import count_pieces, extended, train, without_digit_runs
+from openqwen.tokenizer.train import extended, train, without_digit_runs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 Arms = dict[str, Callable[[], Any]]

@@ -73,8 +73,8 @@ STAGES = {
             "learn a byte-level BPE vocabulary",
             "openqwen.tokenizer.config:TokenizerConfig",
             "openqwen.tokenizer.stage:run",
-            ("corpus",),
-            ("base",),
+            (),
+            ("corpus", "text", "base"),
         ),
         Stage(
             "pack",

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -87,7 +87,7 @@ MAGIC = {
     b"\x00\x00\x00\x20ftyp": "MP4 media",
     b"SQLite format 3": "SQLite database",
 }
-_UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
 def kind_of(path: Path) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def read_path(root: Path, config: SourcesConfig, bad: Bad) -> Iterator[Raw]:
         name = str(path.relative_to(root)) if path != root else path.name
         try:
             yield from _read_file(path, name, config, bad)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
 
 
@@ -233,26 +233,25 @@ def decode(data: bytes, charset: str | None = None) -> str:
 
 
 def _read_jsonl(path: Path, name: str, packing: str, config: SourcesConfig, bad: Bad) -> Iterator[Raw]:
+    for number, record in json_lines(path, packing, config.max_line_bytes, bad):
+        yield from _record(record, f"{path}:{number}", f"{name}/{number}", bad)
+
+
+def json_lines(path: Path, packing: str, max_line_bytes: int, bad: Bad) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of each line of JSON; lines that are too long or no JSON are counted and skipped."""
     number = 0
     with open_packed(path, packing) as file:
-        while line := file.readline(config.max_line_bytes + 1):
+        while line := file.readline(max_line_bytes + 1):
             number += 1
-            if len(line) > config.max_line_bytes and not line.endswith(b"\n"):
-                bad.skip(f"{path}:{number}", f"line too long: more than {config.max_line_bytes} bytes")
+            if len(line) > max_line_bytes and not line.endswith(b"\n"):
+                bad.skip(f"{path}:{number}", f"line too long: more than {max_line_bytes} bytes")
                 while line and not line.endswith(b"\n"):
-                    line = file.readline(config.max_line_bytes)
-                continue
-            if line.strip():
-                yield from _json_record(line, f"{path}:{number}", f"{name}/{number}", bad)
-
-
-def _json_record(line: bytes, where: str, name: str, bad: Bad) -> Iterator[Raw]:
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        bad.skip(where, f"not JSON: {error.__class__.__name__}")
-        return
-    yield from _record(record, where, name, bad)
+                    line = file.readline(max_line_bytes)
+            elif line.strip():
+                try:
+                    yield number, json.loads(line)
+                except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+                    bad.skip(f"{path}:{number}", f"not JSON: {error.__class__.__name__}")
 
 
 def _record(record: Any, where: str, name: str, bad: Bad) -> Iterator[Raw]:
@@ -274,6 +273,12 @@ def _record(record: Any, where: str, name: str, bad: Bad) -> Iterator[Raw]:
 
 
 def _read_parquet(path: Path, name: str, config: SourcesConfig, bad: Bad) -> Iterator[Raw]:
+    for number, record in parquet_rows(path, ("id", "text", "content", "html", "source"), bad):
+        yield from _record(record, f"{path}:row {number}", f"{name}/{number}", bad)
+
+
+def parquet_rows(path: Path, columns: Sequence[str], bad: Bad) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row number, values of those of the columns that are there) of a Parquet file."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -283,12 +288,12 @@ def _read_parquet(path: Path, name: str, config: SourcesConfig, bad: Bad) -> Ite
         ) from error
     try:
         table = parquet.ParquetFile(path)
-        columns = [c for c in ("id", "text", "content", "html", "source") if c in table.schema_arrow.names]
+        there = [c for c in columns if c in table.schema_arrow.names]
         number = 0
-        for batch in table.iter_batches(batch_size=256, columns=columns):
+        for batch in table.iter_batches(batch_size=256, columns=there):
             for record in batch.to_pylist():
                 number += 1
-                yield from _record(record, f"{path}:row {number}", f"{name}/{number}", bad)
+                yield number, record
     except (pyarrow.ArrowException, OSError) as error:
         bad.skip(path, f"unreadable: {str(error).splitlines()[0]}")
 

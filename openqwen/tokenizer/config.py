@@ -22,6 +22,12 @@ class TokenizerConfig(Config):
         151_851, source="report §2.2", doc="ids in all, the 208 special tokens included", le=2**24
     )
     min_count: int = setting(2, source="ours", doc="a pair must occur this often to become a token", ge=1)
+    held_out: float = setting(
+        0.0, source="ours", doc="of files: share of documents measured, not learnt from", ge=0, lt=1
+    )
+    workers: int | None = setting(
+        None, source="ours", doc="processes that count; none: one a processor", ge=1
+    )
 
     @model_validator(mode="after")
     def _room_for_bytes(self) -> TokenizerConfig:

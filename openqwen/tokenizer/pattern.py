@@ -25,6 +25,7 @@ QWEN_PATTERN = (
     r"|\s+"
 )
 _PIECE = regex.compile(QWEN_PATTERN)
+_SAFE = regex.compile(r"(?r)(?<=\n)(?=\S)|(?<=\p{L})(?= )")  # (?r): from the end
 # CPython sorts combining marks by insertion, quadratic in the length of a run; such runs are sorted here first.
 _LONG_MARKS = regex.compile(r"\p{M}{64,}")
 
@@ -32,6 +33,15 @@ _LONG_MARKS = regex.compile(r"\p{M}{64,}")
 def split(text: str) -> list[str]:
     """The pieces of a (normalised) text; joined they give it back."""
     return _PIECE.findall(text)
+
+
+def safe_cut(text: str) -> int:
+    """The last place where a text may be cut in two without changing its pieces or its normal form; 0 if there is none.
+
+    It lies before a line that begins with something visible, or between a letter and a blank.
+    """
+    found = _SAFE.search(text)
+    return found.start() if found else 0
 
 
 def normalise(text: str) -> str:

@@ -1,6 +1,8 @@
-"""The tokenizer stage: corpus -> vocabulary, with all its files and a first measurement.
+"""The tokenizer stage: text -> vocabulary, with all its files and a first measurement.
 
-Report §2.2, Figure 3. The corpus is streamed: what is held is one count for each distinct piece of text.
+Report §2.2, Figure 3. Text is a corpus artefact or files as they are; it is streamed, and what is held is one count for
+each distinct piece. Compression is measured on text that was not learnt from: a corpus's validation split, or of
+files the share `held_out` of the documents.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any
 from openqwen.core.artifact import Artifact, Run, find, open_inputs, stage_run, write_json, write_jsonl
 from openqwen.core.config import Resolved
 from openqwen.core.console import Progress
-from openqwen.core.errors import DataError
-from openqwen.core.jsonl import read_corpus
-from openqwen.tokenizer import compression, train
+from openqwen.core.errors import DataError, UsageError
+from openqwen.data.documents import Bad
+from openqwen.tokenizer import compression, texts, train
 from openqwen.tokenizer.config import NUM_SPECIAL, TokenizerConfig
+from openqwen.tokenizer.count import count_pieces
 from openqwen.tokenizer.export import readable
 from openqwen.tokenizer.ranks import read_ranks
 from openqwen.tokenizer.tokenizer import Tokenizer
@@ -30,21 +33,31 @@ SAMPLES = {
 
 
 def run(resolved: Resolved[TokenizerConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """Learns the vocabulary. inputs: "corpus" (artefact), optionally "base" (a ranks file to augment)."""
+    """Learns the vocabulary. inputs: "base" (optional: a ranks file to augment); all others are text.
+
+    "corpus" must be a corpus artefact, other names ("text", "text-2", ...) may be files and folders too.
+    """
     opened = open_inputs(inputs, {"corpus": "corpus"})
+    paths = [path for name, path in inputs.items() if name != "base"]
+    if not paths:
+        raise UsageError(
+            "no text to learn from", fix="name a corpus artefact with --corpus or files with --text"
+        )
     with stage_run(out, KIND, resolved, opened) as run:
         config = resolved.config
         base = _base(inputs.get("base"))
         began = time.monotonic()
-        counts = train.count_pieces(_texts(inputs["corpus"]))
+        bad = Bad(texts.BAD_FRACTION)
+        counts = count_pieces(_shown(texts.training_texts(paths, config.held_out, bad)), config.workers)
+        if not counts:
+            raise DataError("there is no text to learn from", where=", ".join(map(str, paths)))
         counted = time.monotonic()
         merges = _learn(counts, config, base)
         learnt = time.monotonic()
         tokenizer = Tokenizer(train.extended(base, merges))
         tokenizer.save(run.path)
-        result = compression.measure(
-            {"ours": tokenizer.encode_batch}, read_corpus(inputs["corpus"], "valid"), base=compression.BYTES
-        )
+        held_out = texts.held_out_documents(paths, config.held_out)
+        result = compression.measure({"ours": tokenizer.encode_batch}, held_out, base=compression.BYTES)
         write_json(run.path / "compression.json", result)
         write_jsonl(run.path / "samples.jsonl", _samples(tokenizer, merges))
         run.fact(
@@ -56,8 +69,11 @@ def run(resolved: Resolved[TokenizerConfig], inputs: dict[str, Path], out: Path)
             seconds_counting=round(counted - began, 2),
             seconds_learning=round(learnt - counted, 2),
             encoder=tokenizer.encoder,
+            skipped=bad.reasons,
         )
         _log_shortfall(run, config, tokenizer)
+        for record in bad.records:
+            run.log(f"skipped {record['where']}: {record['reason']}")
     found = find(out)
     assert found is not None
     return found
@@ -69,9 +85,14 @@ def _base(path: Path | None) -> dict[bytes, int]:
     return train.without_digit_runs(read_ranks(path))
 
 
-def _texts(corpus: Path) -> Iterator[str]:
-    for document in read_corpus(corpus, "train"):
-        yield document["text"]
+def _shown(stream: Iterator[str]) -> Iterator[str]:
+    """The texts, with a line that shows how far reading has come."""
+    with Progress("count", total=1) as bar:
+        size = 0
+        for number, text in enumerate(stream, 1):
+            size += len(text)
+            bar.update(0, documents=number, megacharacters=round(size / 1e6, 1))
+            yield text
 
 
 def _learn(counts: Any, config: TokenizerConfig, base: dict[bytes, int]) -> list[train.Merge]:

@@ -17,10 +17,11 @@ from openqwen.chat.colour import colour, show_chat
 from openqwen.chat.messages import DEFAULT_SYSTEM, check, check_turns
 from openqwen.core.errors import DataError, UsageError
 from openqwen.tokenizer import Tokenizer, load_tokenizer
+from openqwen.tokenizer.count import count_pieces
 from openqwen.tokenizer.export import CHAT_TEMPLATE
 from openqwen.tokenizer.pattern import normalise
 from openqwen.tokenizer.tokenizer import special_names
-from openqwen.tokenizer.train import byte_ranks, count_pieces, extended, train
+from openqwen.tokenizer.train import byte_ranks, extended, train
 
 TALK = [
     {"role": "system", "content": "Be brief."},

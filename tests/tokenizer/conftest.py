@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from openqwen.tokenizer import Tokenizer, load_tokenizer
-from openqwen.tokenizer.train import byte_ranks, count_pieces, extended, train
+from openqwen.tokenizer.count import count_pieces
+from openqwen.tokenizer.train import byte_ranks, extended, train
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox doesn't.\n" * 3,

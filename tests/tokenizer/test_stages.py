@@ -93,6 +93,38 @@ def test_vocabulary_does_not_depend_on_order_or_files(made: dict[str, Path], tmp
         assert (tmp_path / "tokenizer" / name).read_bytes() == (made["tokenizer"] / name).read_bytes()
 
 
+def test_files_give_the_vocabulary_of_the_corpus(made: dict[str, Path], tmp_path: Path) -> None:
+    lines = [json.dumps(document) + "\n" for document in DOCUMENTS]
+    (tmp_path / "a.jsonl").write_text("".join(lines[25:]))
+    (tmp_path / "b.jsonl").write_text("".join(lines[:25]))
+    config = Resolved(TokenizerConfig(vocab_size=520, workers=2), {})
+    inputs = {"text": tmp_path / "a.jsonl", "text-2": tmp_path / "b.jsonl"}
+    made_of_files = stage.run(config, inputs, tmp_path / "tokenizer")
+    for name in ("vocab.tiktoken", "tokenizer.json", "merges.txt", "special.json"):
+        assert (made_of_files.path / name).read_bytes() == (made["tokenizer"] / name).read_bytes()
+
+
+def test_held_out_documents_are_measured(tmp_path: Path) -> None:
+    lines = [json.dumps({**d, "text": d["text"] + f" {i}"}) for i, d in enumerate(DOCUMENTS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    for share, is_measured in ((0.3, True), (0.0, False)):
+        config = Resolved(TokenizerConfig(vocab_size=480, held_out=share), {})
+        folder = stage.run(config, {"text": tmp_path / "a.jsonl"}, tmp_path / f"held-{share}").path
+        groups = json.loads((folder / "compression.json").read_text())["groups"]
+        assert bool(groups) is is_measured
+        assert all(0 < group["documents"] < 30 for group in groups)
+
+
+def test_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no text to learn from"):
+        stage.run(Resolved(TokenizerConfig(vocab_size=480), {}), {}, tmp_path / "none")
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(DataError, match="there is no text"):
+        stage.run(
+            Resolved(TokenizerConfig(vocab_size=480), {}), {"text": tmp_path / "a.jsonl"}, tmp_path / "t"
+        )
+
+
 def test_small_corpus_gives_a_smaller_vocabulary_and_says_so(tmp_path: Path) -> None:
     data = corpus(tmp_path / "corpus", DOCUMENTS)
     facts = learn(tmp_path / "tokenizer", data, vocab_size=5000).manifest["facts"]

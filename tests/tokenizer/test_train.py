@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openqwen.tokenizer import bpe, load_tokenizer
+from openqwen.tokenizer.count import count_pieces
 from openqwen.tokenizer.ranks import read_ranks
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.tokenizer.train import byte_ranks, count_pieces, extended, train, without_digit_runs
+from openqwen.tokenizer.train import byte_ranks, extended, train, without_digit_runs
 
 TEXT = st.text(st.sampled_from(list("aab c你好\n1-")), max_size=60)
 
@@ -35,16 +36,16 @@ def test_order_of_texts_changes_nothing(texts: list[str], seed: int) -> None:
 
 def test_worked_example() -> None:
     # "aaabdaaabac", the textbook: aa, then ab or aaa... our rule: highest count, then the older tokens.
-    merges = train({"aaabdaaabac": 1}, 3, min_count=2)
+    merges = train({b"aaabdaaabac": 1}, 3, min_count=2)
     assert merges == [(b"a", b"a"), (b"a", b"b"), (b"aa", b"ab")]
 
 
 def test_runs_of_one_letter_merge_from_the_left() -> None:
-    assert train({"aaaaa": 2}, 3, min_count=1) == [(b"a", b"a"), (b"aa", b"a"), (b"aa", b"aaa")]
+    assert train({b"aaaaa": 2}, 3, min_count=1) == [(b"a", b"a"), (b"aa", b"a"), (b"aa", b"aaa")]
 
 
 def test_stops_when_no_pair_is_frequent_enough() -> None:
-    assert train({"ab": 1, "cd": 3}, 10, min_count=2) == [(b"c", b"d")]
+    assert train({b"ab": 1, b"cd": 3}, 10, min_count=2) == [(b"c", b"d")]
     assert train({}, 10) == []
 
 
@@ -90,3 +91,18 @@ def test_base_of_the_report(shared: Path) -> None:
 def test_trained_files_load(tmp_path: Path, small: Tokenizer) -> None:
     small.save(tmp_path)
     assert load_tokenizer(tmp_path).ranks == small.ranks
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    counts=st.dictionaries(st.text("abcd", min_size=2, max_size=9).map(str.encode), st.integers(1, 10**5)),
+    num_tokens=st.integers(1, 40),
+)
+def test_what_is_left_out_for_speed_changes_nothing(counts: dict[bytes, int], num_tokens: int) -> None:
+    # Asked for many tokens, training leaves no pair out of its heap; asked for few, it leaves out the rare ones.
+    assert train(counts, num_tokens) == train(counts, 10**6)[:num_tokens]
+
+
+def test_equals_the_readable_twin_on_real_words() -> None:
+    text = (Path(bpe.__file__).read_text() + Path(train.__code__.co_filename).read_text()) * 2
+    assert train(count_pieces([text]), 400) == bpe.train([text], 400)
