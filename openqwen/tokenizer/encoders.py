@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Literal, Protocol
+from threading import Lock
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import regex
 import tiktoken
 
 from openqwen.core.errors import MissingTool, UsageError
-from openqwen.tokenizer import bpe
+from openqwen.tokenizer import bpe, runs
 from openqwen.tokenizer.pattern import QWEN_PATTERN, split
 from openqwen.tokenizer.ranks import dump_ranks
 
 Name = Literal["gigatoken", "tiktoken"]
-# tiktoken's regular expressions run out of stack on longer runs of white space.
-_LONG_SPACE = regex.compile(r"\s{4096,}")
+FORGET_CHARACTERS = 100_000_000  # then gigatoken's memory of pieces, 1 GB at the very worst, is dropped
 # What an engine must encode as the readable twin does before it is trusted. Each line touches another alternative
 # of the pattern or a place where libraries are known to differ.
 PROBE = (
@@ -57,7 +56,7 @@ class Encoder(Protocol):
 
 
 class TiktokenEncoder:
-    """tiktoken, with the inputs on which it gives up cut by our own pattern."""
+    """tiktoken, with the inputs on which it is slow or gives up taken apart first (see runs.py)."""
 
     name: Name = "tiktoken"
 
@@ -65,26 +64,28 @@ class TiktokenEncoder:
         self._core = tiktoken.Encoding(
             "openqwen", pat_str=QWEN_PATTERN, mergeable_ranks=dict(ranks), special_tokens={}
         )
+        self._ranks = ranks
 
     def encode(self, text: str) -> list[int]:
-        if _LONG_SPACE.search(text):
-            piece_ids = lru_cache(65536)(self._core._encode_single_piece)
-            return [i for piece in split(text) for i in piece_ids(piece)]
+        if runs.has_long_run(text):
+            return runs.encode(text, self._core._encode_single_piece, self._ranks)
         return self._core.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if any(_LONG_SPACE.search(text) for text in texts):
+        if any(map(runs.has_long_run, texts)):
             return [self.encode(text) for text in texts]
         return self._core.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        ids = self.encode_batch(texts)
-        lengths = np.array(list(map(len, ids)), np.int64)
-        return np.fromiter(chain.from_iterable(ids), np.uint32, int(lengths.sum())), lengths
+        return flat(self.encode_batch(texts))
 
 
 class GigatokenEncoder:
-    """gigatoken, with the pre-tokeniser it calls qwen2 (the same pattern)."""
+    """gigatoken, with the pre-tokeniser it calls qwen2 (the same pattern).
+
+    It remembers every piece it has met and never forgets, about ten bytes for each byte of text at worst, so it is
+    made anew after FORGET_CHARACTERS. Long runs go to tiktoken, which takes pieces by themselves.
+    """
 
     name: Name = "gigatoken"
 
@@ -93,21 +94,52 @@ class GigatokenEncoder:
             import gigatoken
         except ImportError as error:
             raise MissingTool("gigatoken is not installed", fix="pip install gigatoken") from error
+        self._make = gigatoken.Tokenizer.from_tiktoken
+        self._ranks = ranks
+        self._lock = Lock()
+        self._renew()
+
+    def _renew(self) -> None:
         with tempfile.TemporaryDirectory() as folder:  # it reads vocabularies from files only
             path = Path(folder, "vocab.tiktoken")
-            path.write_bytes(dump_ranks(ranks))
-            self._core = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer="qwen2")
+            path.write_bytes(dump_ranks(self._ranks))
+            self._core = self._make(path, pretokenizer="qwen2")
+        self._seen = 0
+
+    def _engine(self, size: int) -> Any:
+        """The engine for `size` more characters."""
+        with self._lock:
+            self._seen += size
+            if self._seen > FORGET_CHARACTERS:
+                self._renew()
+            return self._core
+
+    @cached_property
+    def _for_runs(self) -> TiktokenEncoder:
+        return TiktokenEncoder(self._ranks)
 
     def encode(self, text: str) -> list[int]:
-        return self._core.encode(text).tolist()
+        if runs.has_long_run(text):
+            return self._for_runs.encode(text)
+        return self._engine(len(text)).encode(text).tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._core.encode_batch_list(list(texts))
+        if any(map(runs.has_long_run, texts)):
+            return [self.encode(text) for text in texts]
+        return self._engine(sum(map(len, texts))).encode_batch_list(list(texts))
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        layout = self._core.encode_batch(list(texts)).layout
+        if any(map(runs.has_long_run, texts)):
+            return flat([self.encode(text) for text in texts])
+        layout = self._engine(sum(map(len, texts))).encode_batch(list(texts)).layout
         offsets = np.asarray(layout.offsets.data, np.int64)
         return np.asarray(layout.content.data, np.uint32)[offsets[0] : offsets[-1]], np.diff(offsets)
+
+
+def flat(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of ids as all of them one after the other (n,) uint32, and how many each list has (lists,) int64."""
+    lengths = np.array(list(map(len, ids)), np.int64)
+    return np.fromiter(chain.from_iterable(ids), np.uint32, int(lengths.sum())), lengths
 
 
 _ENGINES: dict[str, type[TiktokenEncoder] | type[GigatokenEncoder]] = {

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import regex
 
 from openqwen.core.errors import DataError, MissingTool, UsageError
-from openqwen.tokenizer import Tokenizer, bpe, encoders, load_tokenizer
-from openqwen.tokenizer.encoders import GigatokenEncoder, TiktokenEncoder, disagreement, make_encoder
+from openqwen.tokenizer import Tokenizer, bpe, encoders, load_tokenizer, runs
+from openqwen.tokenizer.encoders import GigatokenEncoder, disagreement, make_encoder
 from openqwen.tokenizer.pattern import normalise
 from openqwen.tokenizer.train import byte_ranks
 
@@ -116,6 +115,16 @@ def test_engine_is_chosen_by_proof(small: Tokenizer, monkeypatch: pytest.MonkeyP
         make_encoder(small.ranks, "other")  # type: ignore[arg-type]
 
 
+def test_engine_forgets(small: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gigatoken")
+    tok = Tokenizer(small.ranks, encoder="gigatoken")
+    expected = tok.encode_batch(["the dog", "语言模型"])
+    first = tok._encoder._core  # type: ignore[attr-defined]
+    monkeypatch.setattr(encoders, "FORGET_CHARACTERS", 20)
+    assert all(tok.encode_batch(["the dog", "语言模型"]) == expected for _ in range(5))
+    assert tok._encoder._core is not first  # type: ignore[attr-defined]
+
+
 def test_engine_that_is_not_installed(small: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gigatoken", None)
     assert make_encoder(small.ranks).name == "tiktoken"
@@ -151,13 +160,19 @@ def test_no_input_is_slow_or_refused(small: Tokenizer, name: str, engine: encode
     assert tok.decode(ids) == normalise(text)
 
 
+@pytest.mark.parametrize("engine", ["gigatoken", "tiktoken"])
 @pytest.mark.parametrize("name", LONG)
-def test_long_runs_have_the_right_ids(small: Tokenizer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "_LONG_SPACE", regex.compile(r"\s{64,}"))
+def test_long_runs_have_the_right_ids(
+    small: Tokenizer, name: str, engine: encoders.Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "gigatoken":
+        pytest.importorskip("gigatoken")
+    monkeypatch.setattr(runs, "_WINDOW", 64)
+    monkeypatch.setattr(runs, "_PART", 100)
     text = "so, " + normalise(LONG[name](1200)) + " end"
     expected = bpe.encode(text, small.ranks)
-    assert TiktokenEncoder(small.ranks).encode(text) == expected
-    assert small.encode(text) == expected
+    tok = Tokenizer(small.ranks, encoder=engine)
+    assert tok.encode(text) == tok.encode_batch([text])[0] == tok.encode_flat([text])[0].tolist() == expected
 
 
 def test_normalising_equals_the_standard_library() -> None:
