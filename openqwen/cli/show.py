@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
 from openqwen.core import artifact
 from openqwen.core.artifact import Artifact
-from openqwen.core.console import console, duration
+from openqwen.core.console import console, duration, note
+from openqwen.core.errors import UsageError
 
 app = App(name="show", help="Show an artefact's family tree, or a conversation with its loss mask.")
 
@@ -31,14 +33,33 @@ def show(path: Path) -> int:
 
 
 @app.command
-def chat(file: Path, *, tokenizer: Path) -> int:
-    """Prints the conversations of a JSONL file with the trained tokens in another colour."""
-    from openqwen.chat.colour import colour
-    from openqwen.tokenizer import load_tokenizer
+def chat(
+    file: Path,
+    *,
+    tokenizer: Annotated[
+        Path | None, Parameter(help="What counts as a token; without it every byte.")
+    ] = None,
+    mask: Annotated[
+        Literal["report", "released-script"], Parameter(help="Which tokens are trained.")
+    ] = "report",
+    limit: Annotated[int | None, Parameter(help="How many conversations; without it all.")] = None,
+) -> int:
+    """Prints the conversations of a file as they are trained on, the trained tokens in another colour.
 
-    tok = load_tokenizer(tokenizer)
-    for record in artifact.read_jsonl(file):
-        console.print(colour(record["messages"], tok))
+    The file is one that openqwen sft reads: messages, ShareGPT, Alpaca or tool use, as .jsonl or .json, also .gz.
+    """
+    from openqwen.chat.colour import show_chat
+    from openqwen.tokenizer import Tokenizer, load_tokenizer
+    from openqwen.tokenizer.train import byte_ranks
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit} shows nothing", fix="give a number from 1 on, or leave it out")
+    tok = Tokenizer(byte_ranks()) if tokenizer is None else load_tokenizer(tokenizer)
+    if tokenizer is None:
+        note(
+            "Tokens are bytes here; for those of a vocabulary: --tokenizer FILE.tiktoken (or a model's folder)"
+        )
+    show_chat(file, tok, mask, limit)
     return 0
 
 

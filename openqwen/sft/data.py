@@ -1,39 +1,30 @@
-"""Conversations from the files people have to rows of ids, labels and segments.
+"""Conversations to rows of ids, labels and segments.
 
-Report §3.1.1 (ChatML), §3.1.2 (system and user masked), §3.4 (tool conversations mixed in). Forms read: ours and
-OpenAI's {"messages"}, ShareGPT's {"conversations": [{"from", "value"}]}, Alpaca's {"instruction", "input", "output"}.
-Packing is ours: several samples share a row, and `segments` keep each from seeing the others.
+Report §3.1.1 (ChatML), §3.1.2 (system and user masked), §3.4 (tool conversations mixed in). The files and their forms
+are read by openqwen.chat.records. Packing is ours: several samples share a row, and `segments` keep each from seeing
+the others.
 
 A record that cannot be used is counted with its line and reason, never trained on and never silently dropped.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openqwen.chat import chatml
-from openqwen.chat.messages import Message, check_turns
+from openqwen.chat.messages import ASSISTANT, Message, check_turns
+from openqwen.chat.records import read_conversations
 from openqwen.core.errors import DataError
 from openqwen.tokenizer.tokenizer import Tokenizer
 from openqwen.train.loss import IGNORE
 
-SHAREGPT_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-}
 OPEN_ROWS = 64  # rows a sample may still be put into; more gains nothing measurable
 
 
@@ -69,15 +60,14 @@ class Batch:
 def read_samples(
     path: Path, source: str, tok: Tokenizer, max_length: int, mask: chatml.Mask
 ) -> tuple[list[Sample], list[Skipped]]:
-    """Every usable conversation of a .jsonl or .json file, in order, and what was left out."""
-    convert = tool_messages if source == "tools" else to_messages
+    """Every usable conversation of a file, in order, and what was left out."""
     samples: list[Sample] = []
     skipped: list[Skipped] = []
-    for line, record in read_records(path):
+    for line, found in read_conversations(path):
         try:
-            if isinstance(record, DataError):
-                raise record
-            samples.append(_sample(convert(record), source, line, tok, max_length, mask))
+            if isinstance(found, DataError):
+                raise found
+            samples.append(_sample(found, source, line, tok, max_length, mask))
         except DataError as error:
             skipped.append(Skipped(source, line, error.what))
     return samples, skipped
@@ -87,95 +77,14 @@ def _sample(
     messages: list[Message], source: str, line: int, tok: Tokenizer, max_length: int, mask: chatml.Mask
 ) -> Sample:
     check_turns(messages)
-    if messages[-1]["role"] != "assistant":
+    if messages[-1]["role"] != ASSISTANT:
         raise DataError("the conversation has no reply at its end")
-    if not all(m["content"].strip() for m in messages if m["role"] == "assistant"):
+    if not all(m["content"].strip() for m in messages if m["role"] == ASSISTANT):
         raise DataError("a reply is empty")
     ids, trained = chatml.render(messages, tok, mask=mask)
     if len(ids) > max_length:
         raise DataError(f"longer than max_length {max_length}")
     return Sample(source, line, messages, ids, trained)
-
-
-def read_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, value) of JSON lines (also .gz), or (position, value) of one JSON array. A broken line is a DataError value."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        head = file.read(64).lstrip()
-        file.seek(0)
-        if head.startswith(b"["):
-            try:
-                yield from enumerate(json.loads(file.read()), 1)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"not a JSON array: {error}", where=str(path)) from error
-            return
-        for line, raw in enumerate(file, 1):
-            if raw.strip():
-                try:
-                    yield line, json.loads(raw)
-                except (ValueError, RecursionError) as error:
-                    yield line, DataError(f"not JSON: {type(error).__name__}")
-
-
-def to_messages(record: Any) -> list[Message]:
-    """A record of any of the known forms as messages. DataError says what is wrong."""
-    if not isinstance(record, dict):
-        raise DataError("the record is not an object")
-    for key, read in _FORMS.items():
-        if key in record:
-            return read(record)
-    raise DataError('none of "messages", "conversations", "instruction" is there')
-
-
-def _openai(record: dict[str, Any]) -> list[Message]:
-    if not isinstance(record["messages"], list):
-        raise DataError('"messages" is not a list')
-    return record["messages"]
-
-
-def _sharegpt(record: dict[str, Any]) -> list[Message]:
-    messages: list[Message] = []
-    if not isinstance(record["conversations"], list):
-        raise DataError('"conversations" is not a list')
-    if isinstance(record.get("system"), str) and record["system"]:
-        messages.append({"role": "system", "content": record["system"]})
-    for turn in record["conversations"]:
-        if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
-            raise DataError('a turn is {"from": ..., "value": ...}')
-        messages.append({"role": SHAREGPT_ROLES.get(turn["from"], turn["from"]), "content": turn["value"]})
-    return messages
-
-
-def _alpaca(record: dict[str, Any]) -> list[Message]:
-    instruction, more, output = record["instruction"], record.get("input") or "", record.get("output")
-    if not all(isinstance(text, str) for text in (instruction, more, output)):
-        raise DataError('"instruction", "input" and "output" must be text')
-    question = f"{instruction}\n{more}" if more else instruction
-    system = record.get("system")
-    messages: list[Message] = (
-        [{"role": "system", "content": system}] if isinstance(system, str) and system else []
-    )
-    for pair in record.get("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise DataError('"history" must be pairs of question and reply')
-        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": output}]
-
-
-_FORMS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
-    "messages": _openai,
-    "conversations": _sharegpt,
-    "instruction": _alpaca,
-}
-
-
-def tool_messages(record: Any) -> list[Message]:
-    """A tool conversation of the primer ({"query", "tools", "steps", "final"}) as ReAct messages."""
-    from openqwen.chat.react import training_messages
-
-    try:
-        return list(training_messages(record))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"not a tool conversation: {error!r}") from error
 
 
 def check_share(samples: Sequence[Sample], skipped: Sequence[Skipped], path: Path, limit: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from openqwen.chat import chatml
-from openqwen.chat.colour import colour, show_chat
 from openqwen.chat.messages import DEFAULT_SYSTEM, check, check_turns
 from openqwen.core.errors import DataError, UsageError
 from openqwen.tokenizer import Tokenizer, load_tokenizer
@@ -77,22 +74,33 @@ def test_released_mask_equals_finetune(qwen: Tokenizer, shared: Path) -> None:
 @pytest.mark.shared
 def test_replies_equal_decode_tokens(qwen: Tokenizer, shared: Path) -> None:
     cases = json.loads((shared / "oracle/chat/decode_tokens_oracle.json").read_text())
-    chat = [case for case in cases if case["chat_format"] == "chatml"]
-    assert len(chat) == 9
-    for case in chat:
-        prompt = "x" * case["prompt_raw_text_len"]
-        reply = chatml.released_reply(case["context_tokens"], prompt, case["response_ids"], qwen)
+    assert [case["chat_format"] for case in cases] == ["chatml"] * 9 + ["raw"]
+    for case in cases:
+        prompt, ids = "x" * case["prompt_raw_text_len"], case["response_ids"]
+        reply = chatml.released_reply(case["context_tokens"], prompt, ids, qwen, case["chat_format"])
         assert reply == case["text"], case["name"]
         flawed = "no_stop" in case["name"] or "nfd" in case["name"]
-        assert (chatml.reply_text(case["response_ids"], qwen) == case["text"]) != flawed, case["name"]
+        assert (chatml.reply_text(ids, qwen) == case["text"]) != flawed, case["name"]
 
 
 @pytest.mark.shared
 def test_stop_ids(qwen: Tokenizer, shared: Path) -> None:
     stops = json.loads((shared / "oracle/chat/stop_words.json").read_text())
-    assert chatml.stop_ids(qwen) == {stops["chatml"][0][0], stops["chatml"][1][0], 151643}
+    assert stops["chatml"] == [[qwen.im_end_id], [qwen.im_start_id]]
+    assert stops["raw"] == [qwen.encode("Human:"), [qwen.eos_id]]
+    assert chatml.stop_ids(qwen) == {stops["chatml"][0][0], stops["chatml"][1][0], stops["raw"][1][0]}
     for role, ids in stops["role_ids"].items():
         assert qwen.encode(role) == ids
+
+
+def test_replies_of_base_models(tok: Tokenizer) -> None:
+    """Their prompt is text as it is; the release drops the end marks and keeps what follows them."""
+    prompt, eos = "hello <|im_end|> é", [tok.eos_id]
+    ids = tok.encode(" there\n")
+    assert chatml.released_reply(tok.encode(prompt), prompt, ids + eos + eos, tok, "raw") == "there"
+    assert chatml.released_reply(tok.encode(prompt), prompt, ids + eos + ids, tok, "raw") == "there\n there"
+    assert chatml.reply_text(ids + eos + ids, tok) == "there"
+    assert chatml.released_reply(tok.encode(prompt), prompt, [], tok, "raw") == ""
 
 
 def test_report_mask_trains_the_assistant_only(tok: Tokenizer) -> None:
@@ -159,6 +167,19 @@ def test_parse_gives_back_what_was_rendered(tok: Tokenizer, system: str, message
     assert chatml.parse(ids, tok) == expected
 
 
+def test_parse_of_generated_and_padded_ids(tok: Tokenizer) -> None:
+    ids = chatml.render(TALK[:3], tok)[0]
+    for end in ([], [tok.eos_id], [tok.eos_id] * 5):
+        assert chatml.parse(ids + end, tok) == TALK[:3]
+        assert chatml.parse(ids[:-1] + end, tok) == TALK[:3]  # as generated: no newline after <|im_end|>
+        assert chatml.parse(ids[:-2] + end, tok) == TALK[:3]  # cut off before it
+    assert chatml.parse(ids[:-2] + chatml.render_prompt([], tok), tok)[2:] == [
+        TALK[2],
+        {"role": "system", "content": DEFAULT_SYSTEM},
+        {"role": "assistant", "content": ""},
+    ]
+
+
 def test_parse_of_what_is_not_chatml(tok: Tokenizer) -> None:
     with pytest.raises(DataError, match="begins with"):
         chatml.parse(tok.encode("hello"), tok)
@@ -213,16 +234,88 @@ def test_truncation_keeps_the_newest_turns(tok: Tokenizer) -> None:
         assert kept[1:] == talk[len(talk) - len(kept) + 1 :]
     assert chatml.truncated(talk, tok, 10**6) == talk
     assert chatml.truncated(talk, tok, 0) == [talk[0], talk[-1]]
+    answered = [*talk, TALK[2]]
+    assert chatml.truncated(answered, tok, 0) == [talk[0], talk[-1], TALK[2]]  # the last turn stays whole
+    assert chatml.truncated(talk[:1], tok, 0) == talk[:1]
 
 
-def test_colours_show_what_is_trained(tok: Tokenizer, tmp_path: Path) -> None:
-    plain = colour(TALK, tok, brackets=True).plain
-    assert "«hello<|im_end|>»" in plain and plain.count("«") == 2
-    assert plain.replace("«", "").replace("»", "") == chatml.as_text(TALK)
-    path = tmp_path / "talk.jsonl"
-    path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps(TALK) + "\n")
-    out = Console(file=io.StringIO(), width=200)
-    assert show_chat(path, tok, out=out) == 2 * sum(chatml.render(TALK, tok)[1])
-    path.write_text('{"text": "no conversation"}\n')
-    with pytest.raises(DataError, match="not a conversation"):
-        show_chat(path, tok, out=out)
+# ---- the released rules, written out a second time from their description ----------------------------------------
+def block(tok: Tokenizer, role: str, text: str) -> list[int]:
+    return [tok.im_start_id, *tok.encode(role + "\n"), *tok.encode(text), tok.im_end_id]
+
+
+def make_context(
+    tok: Tokenizer, system: str, history: list[tuple[str, str]], query: str, window: int
+) -> list[int]:
+    newline, start, context = tok.encode("\n"), block(tok, "system", system), []
+    for question, answer in reversed(history):
+        turn = newline + block(tok, "user", question) + newline + block(tok, "assistant", answer)
+        if len(start) + len(context) + len(turn) >= window:
+            break
+        context = turn + context
+    prompt = [tok.im_start_id, *tok.encode("assistant"), *newline]
+    return start + context + newline + block(tok, "user", query) + newline + prompt
+
+
+def finetune_labels(tok: Tokenizer, ids: list[int], mask: str) -> list[int]:
+    """Labels found by walking over ids, -100 for what is not trained. Content must hold no control ids."""
+    labels: list[int] = []
+    role, in_content = b"", False
+    for token_id in ids:
+        if token_id in (tok.im_start_id, tok.im_end_id):
+            closes_reply = token_id == tok.im_end_id and role == b"assistant"
+            is_trained = mask == "released-script" or closes_reply
+            if token_id == tok.im_start_id:
+                role, in_content = b"", False
+            else:
+                role = b"?"  # what follows is the newline that belongs to the structure
+        elif role == b"?":
+            is_trained = mask == "released-script"
+        elif in_content:
+            is_trained = role == b"assistant"
+        else:
+            is_trained = False
+            in_content = tok.token_bytes(token_id) == b"\n"
+            role += b"" if in_content else tok.token_bytes(token_id)
+        labels.append(token_id if is_trained else -100)
+    return labels
+
+
+WRITTEN = st.one_of(
+    CONTENT,
+    st.text(st.sampled_from("\n\r\t a,0é你\u0301"), max_size=8),
+    st.builds("".join, st.tuples(st.sampled_from(["\n", "\n\n", "hello ", ""]), CONTENT)),
+)
+PAIRS = st.lists(st.tuples(WRITTEN, WRITTEN), max_size=4)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(system=st.one_of(st.just(""), WRITTEN), history=PAIRS, query=WRITTEN, extra=st.integers(0, 400))
+def test_truncation_is_the_rule_of_make_context(
+    tok: Tokenizer, system: str, history: list[tuple[str, str]], query: str, extra: int
+) -> None:
+    talk = conversation({"system": system, "history": history, "query": query})
+    without = len(make_context(tok, "", [], query, 0)) - len(block(tok, "system", ""))
+    sizes = [len(make_context(tok, system, history[i:], query, 10**6)) - without for i in range(len(history))]
+    for window in {
+        0,
+        extra,
+        *sizes,
+        *(size + 1 for size in sizes),
+    }:  # where a turn just does not, just does fit
+        kept = chatml.truncated(talk, tok, window)
+        assert chatml.render_prompt(kept, tok) == make_context(tok, system, history, query, window)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(system=WRITTEN, history=PAIRS, mask=st.sampled_from(["report", "released-script"]))
+def test_masks_are_the_rule_of_finetune(
+    tok: Tokenizer, system: str, history: list[tuple[str, str]], mask: Any
+) -> None:
+    talk = conversation({"system": system, "history": history, "query": "last"})
+    ids, trained = chatml.render(talk, tok, mask=mask)
+    newline = tok.encode("\n")
+    assert ids == [i for m in talk for i in block(tok, m["role"], m["content"]) + newline]
+    assert [i if is_trained else -100 for i, is_trained in zip(ids, trained)] == finetune_labels(
+        tok, ids, mask
+    )
