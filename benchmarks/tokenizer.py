@@ -5,16 +5,16 @@ vocabulary; training no slower than the fastest peer; no input takes more than l
 
     python benchmarks/tokenizer.py [--quick] [--vocab FILE] [--text FOLDER]
 
-Arms take turns; times are processor seconds of one thread, the best of the rounds, so that what else the machine
-does counts as little as possible.
+Arms take turns and the best round counts. With one thread times are processor seconds, so that what else the machine
+does matters as little as possible; with two threads they are seconds on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,36 +22,35 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("RAYON_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import tiktoken
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from openqwen.core.artifact import environment
-from openqwen.tokenizer import Tokenizer, load_tokenizer
+from openqwen.tokenizer import Tokenizer, compression, others, texts
 from openqwen.tokenizer.count import count_pieces
 from openqwen.tokenizer.pattern import QWEN_PATTERN
 from openqwen.tokenizer.ranks import read_ranks
 from openqwen.tokenizer.train import extended, train, without_digit_runs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-Arms = dict[str, Callable[[], Any]]
+Arms = dict[str, Callable[[], Callable[[], Any]]]
 
 
 def main() -> int:
     options = arguments()
-    texts = read_texts(options.text, 3_000_000 if options.quick else 6_000_000)
+    if options.part:
+        print(json.dumps(PARTS[options.part](options)))
+        return 0
     result: dict[str, Any] = {"area": "tokenizer", "ratios": {}, "goals": {}}
-    encoding(result, options.vocab, texts, rounds=2 if options.quick else 5)
-    worst_cases(result, load_tokenizer(options.vocab), 1_000_000 if options.quick else 10_000_000)
-    learning(result, texts, 3_000 if options.quick else 32_000, rounds=1 if options.quick else 2)
-    augmenting(result, options.vocab.with_name("cl100k_base.tiktoken"), options.text, options.quick)
+    for part, threads in PLAN:
+        found = in_process(part, threads)
+        name = "" if threads == 1 else f"_{threads}_threads"
+        result["ratios"] |= {key + name: value for key, value in found["ratios"].items()}
+        result["goals"] |= {key + name: value for key, value in found["goals"].items()}
     result["machine"] = environment()
     print(json.dumps(result))
     return 0
@@ -62,11 +61,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under 50 s on two cores")
     parser.add_argument("--vocab", type=Path, default=SHARED / "vocab/qwen.tiktoken")
     parser.add_argument("--text", type=Path, default=SHARED / "data/text", help="folder of LANG.jsonl.gz")
+    parser.add_argument("--part", choices=PARTS, help="one part alone, in this process")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every arm, with --part")
     options = parser.parse_args()
     for path in (options.vocab, options.text):
         if not path.exists():
             parser.error(f"{path} is absent: name another with --vocab and --text")
     return options
+
+
+def in_process(part: str, threads: int) -> dict[str, Any]:
+    """A part in a process of its own, where the thread pools of all libraries have the size asked for."""
+    sizes = {"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": str(threads > 1).lower()}
+    command = [sys.executable, __file__, *sys.argv[1:], "--part", part, "--threads", str(threads)]
+    done = subprocess.run(command, env={**os.environ, **sizes}, stdout=subprocess.PIPE, text=True, check=True)
+    *lines, last = done.stdout.splitlines()
+    print("\n".join(lines), flush=True)
+    return json.loads(last)
 
 
 def read_texts(folder: Path, size: int) -> dict[str, list[str]]:
@@ -76,9 +87,8 @@ def read_texts(folder: Path, size: int) -> dict[str, list[str]]:
     return {name: cut("".join(documents), size) for name, documents in found.items()}
 
 
-def jsonl(path: Path, step: int = 1, start: int = 0) -> list[str]:
-    with gzip.open(path, "rb") as file:
-        return [json.loads(line)["text"] for line in islice(file, start, None, step)]
+def jsonl(path: Path) -> list[str]:
+    return [document["text"] for document in texts.documents([path])]
 
 
 def cut(text: str, size: int) -> list[str]:
@@ -86,113 +96,142 @@ def cut(text: str, size: int) -> list[str]:
     return [text[i : i + 4000] for i in range(0, len(text), 4000)]
 
 
-def interleave(arms: Arms, rounds: int) -> dict[str, float]:
-    """The fewest processor seconds of each arm, the arms taking turns."""
+def interleave(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """The fewest seconds of each arm, the arms taking turns. An arm returns what is to be timed."""
     best = dict.fromkeys(arms, float("inf"))
     for _ in range(rounds):
-        for name, arm in arms.items():
-            began = time.process_time()
-            arm()
-            best[name] = min(best[name], time.process_time() - began)
+        for name, make in arms.items():
+            run = make()
+            began = clock()
+            run()
+            best[name] = min(best[name], clock() - began)
     return best
 
 
-def encoding(result: dict[str, Any], vocab: Path, texts: dict[str, list[str]], rounds: int) -> None:
-    """Megabytes a second on one thread, every engine with the same vocabulary; a fresh engine for each text."""
-    ranks = read_ranks(vocab)
+def encoding(options: argparse.Namespace) -> dict[str, Any]:
+    """Megabytes a second, every engine with the same vocabulary. Engines are new, and warm from other text."""
+    result: dict[str, Any] = {"ratios": {}, "goals": {}}
+    threads, ranks = options.threads, read_ranks(options.vocab)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    core = tiktoken.Encoding("qwen", pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
     with tempfile.TemporaryDirectory() as folder:
         Tokenizer(ranks).save(Path(folder))
         hugging = tokenizers.Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-    core = tiktoken.Encoding("qwen", pat_str=QWEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
-    for name, documents in texts.items():
-        size = sum(len(text.encode()) for text in documents) / 1e6
-        ours = Tokenizer(ranks)
+    for name, documents in read_texts(options.text, 3_000_000 if options.quick else 10_000_000).items():
+        warm, documents, few = documents[:100], documents[100:], documents[100::8]
+        arms: Arms = {
+            "ours": partial(warmed, ranks, warm, documents, "encode_batch"),
+            "ours_arrays": partial(warmed, ranks, warm, documents, "encode_flat"),
+            "tiktoken": partial(partial, encode_tiktoken, core, documents, threads),
+        }
+        best = interleave(arms, 2 if options.quick else 5, clock)
+        best |= interleave({"hf": partial(partial, hugging.encode_batch_fast, few)}, 1, clock)
+        size = megabytes(documents)
+        best["hf"] *= size / megabytes(few)
         expected = [core.encode_ordinary(text) for text in documents]
-        fresh = [Tokenizer(ranks) for _ in range(rounds)]  # no engine of ours may know the text from before
-        best = interleave(
-            {
-                "ours": partial(encode_once, fresh, documents),
-                "tiktoken": partial(encode_all, core, documents),
-            },
-            rounds,
-        )
-        few = documents[: max(1, len(documents) // 4)]
-        share = sum(len(text.encode()) for text in few) / 1e6 / size
-        slow = interleave({"hf": partial(hugging.encode_batch_fast, few)}, 1)["hf"] / share
-        same = sum(a == b for a, b in zip(ours.encode_batch(documents), expected))
+        tokenizer = Tokenizer(ranks)
+        same = sum(a == b for a, b in zip(tokenizer.encode_batch(documents), expected))
+        speeds = {arm: round(size / seconds, 1) for arm, seconds in best.items()}
         print(
-            f"encode {name}: ours ({ours.encoder}) {size / best['ours']:.1f} MB/s, tiktoken "
-            f"{size / best['tiktoken']:.1f}, Hugging Face {size / slow:.1f}; equal ids on {same} of {len(documents)}"
+            f"encode {name}, {threads} thread(s), {tokenizer.encoder}, MB/s: {speeds}; equal {same}/{len(expected)}"
         )
-        result["ratios"][f"encode_{name}_over_tiktoken"] = round(best["tiktoken"] / best["ours"], 2)
-        result["ratios"][f"encode_{name}_over_hf"] = round(slow / best["ours"], 2)
+        for arm in ("ours", "ours_arrays"):
+            label = f"encode_{name}{arm.removeprefix('ours')}"
+            result["ratios"][f"{label}_over_tiktoken"] = round(best["tiktoken"] / best[arm], 2)
+            result["goals"][f"{label}_MB_per_second"] = speeds[arm]
+        result["ratios"][f"encode_{name}_over_hf"] = round(best["hf"] / best["ours"], 2)
         result["goals"][f"encode_{name}_equal"] = same / len(documents)
+    return result
 
 
-def encode_once(fresh: list[Tokenizer], documents: list[str]) -> None:
-    fresh.pop().encode_batch(documents)
+def warmed(ranks: dict[bytes, int], warm: list[str], documents: list[str], method: str) -> Callable[[], Any]:
+    """A new tokenizer that has encoded other text: its tables are built, the documents' pieces are unknown to it."""
+    tokenizer = Tokenizer(ranks)
+    tokenizer.encode_flat(warm)
+    return partial(getattr(tokenizer, method), documents)
 
 
-def encode_all(core: tiktoken.Encoding, documents: list[str]) -> None:
-    for text in documents:
-        core.encode_ordinary(text)
+def megabytes(documents: Sequence[str]) -> float:
+    return sum(len(text.encode()) for text in documents) / 1e6
 
 
-def worst_cases(result: dict[str, Any], tok: Tokenizer, size: int) -> None:
-    """Seconds for `size` bytes, and how they grow when the text doubles."""
-    cases: dict[str, Callable[[int], str]] = {
-        "letter": lambda n: "a" * n,
-        "spaces": lambda n: " " * n,
-        "spaces then a word": lambda n: " " * n + "x",
-        "marks": lambda n: "\u0301" * (n // 2),
-        "marks out of order": lambda n: "a" + "\u0301\u0316" * (n // 4),
-        "line ends": lambda n: "\n" * n,
-    }
-    engines = {"": tok, " (tiktoken fallback)": Tokenizer(tok.ranks, encoder="tiktoken")}
-    for engine, tokenizer in engines.items():
+def encode_tiktoken(core: tiktoken.Encoding, documents: list[str], threads: int) -> None:
+    if threads > 1:
+        core.encode_ordinary_batch(documents, num_threads=threads)
+    else:
+        for text in documents:
+            core.encode_ordinary(text)
+
+
+def worst_cases(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds for long runs of one kind of character, and how they grow when the text doubles."""
+    size = 1_000_000 if options.quick else 10_000_000
+    result: dict[str, Any] = {"ratios": {}, "goals": {}}
+    ranks = read_ranks(options.vocab)
+    for engine in ("gigatoken", "tiktoken"):
+        if engine == "gigatoken" and not find_spec("gigatoken"):
+            continue
+        tokenizer = Tokenizer(ranks, encoder=engine)
         largest, growth = 0.0, 0.0
-        for name, make in cases.items():
+        for name, make in RUNS.items():
             half, whole = (timed(tokenizer, make(n)) for n in (size // 2, size))
-            print(f"{name}{engine}: {size / 1e6:.0f} MB in {whole:.2f} s, x{whole / half:.2f} for twice")
-            largest = max(largest, whole)
-            growth = max(growth, whole / half if half > 0.02 else 0)  # shorter times are noise
-        key = "worst_case" + ("_tiktoken" if engine else "")
-        result["goals"][f"{key}_seconds_per_10MB"] = round(largest * 1e7 / size, 2)
-        result["goals"][f"{key}_growth"] = round(growth, 2)
+            print(f"{name} ({engine}): {size / 1e6:.0f} MB in {whole:.2f} s, x{whole / half:.2f} for twice")
+            largest, growth = max(largest, whole), max(growth, whole / half)
+        result["goals"][f"worst_case_{engine}_seconds_per_10MB"] = round(largest * 1e7 / size, 2)
+        result["goals"][f"worst_case_{engine}_growth"] = round(growth, 2)
+    return result
+
+
+RUNS: dict[str, Callable[[int], str]] = {
+    "letter": lambda n: "a" * n,
+    "spaces": lambda n: " " * n,
+    "spaces then a word": lambda n: " " * n + "x",
+    "marks": lambda n: "\u0301" * (n // 2),
+    "marks out of order": lambda n: "a" + "\u0301\u0316" * (n // 4),
+    "line ends": lambda n: "\n" * n,
+    "signs": lambda n: "=-" * (n // 2),
+    "Chinese without a stop": lambda n: "通义千问是语言模型" * (n // 27),
+}
 
 
 def timed(tokenizer: Tokenizer, text: str) -> float:
-    """Processor seconds of one encoding, the first of this text: engines remember pieces."""
-    began = time.process_time()
-    tokenizer.encode(text)
-    return time.process_time() - began
+    """The fewer processor seconds of two encodings."""
+    best = float("inf")
+    for _ in range(2):
+        began = time.process_time()
+        tokenizer.encode(text)
+        best = min(best, time.process_time() - began)
+    return best
 
 
-def learning(result: dict[str, Any], texts: dict[str, list[str]], merges: int, rounds: int) -> None:
-    """Seconds for a vocabulary from scratch, counting included, on all the text."""
-    documents = [text for group in texts.values() for text in group[:: 3 if merges < 32_000 else 1]]
-    size = merges + 256
+def learning(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds for a vocabulary from scratch, counting included, on all the text there is."""
+    merges = 3_000 if options.quick else 32_000
+    groups = [cut("".join(jsonl(path)), 50_000_000) for path in sorted(options.text.glob("*.jsonl.gz"))]
+    documents = [text for group in groups for text in group[:: 8 if options.quick else 1]]
+    size, threads = merges + 256, options.threads
+    clock = time.process_time if threads == 1 else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "text.txt")
         file.write_text("\n\n".join(documents), encoding="utf-8")
         arms: Arms = {
-            "ours": lambda: train(count_pieces(documents), merges),
-            "hf": lambda: learn_hugging_face(documents, size),
+            "ours": lambda: lambda: train(count_pieces(documents, threads), merges),
+            "hf": lambda: lambda: learn_hugging_face(documents, size),
         }
         if find_spec("rustbpe"):
             module = import_module("rustbpe")
-            arms["rustbpe"] = lambda: module.Tokenizer().train_from_iterator(
-                iter(documents), size, pattern=QWEN_PATTERN
+            arms["rustbpe"] = lambda: (
+                lambda: module.Tokenizer().train_from_iterator(iter(documents), size, pattern=QWEN_PATTERN)
             )
         if find_spec("gigatoken"):
             learn = import_module("gigatoken").train_bpe
-            arms["gigatoken"] = partial(learn, str(file), size, [], separator=b"\n\n")
-        best = interleave(arms, rounds)
-    megabytes = sum(len(text.encode()) for text in documents) / 1e6
-    print(f"learn {merges} merges on {megabytes:.0f} MB:", {name: round(t, 2) for name, t in best.items()})
-    for name in arms:
-        if name != "ours":
-            result["ratios"][f"train_over_{name}"] = round(best[name] / best["ours"], 2)
+            arms["gigatoken"] = lambda: partial(learn, str(file), size, [], separator=b"\n\n")
+        best = interleave(arms, 1 if options.quick else 2, clock)
+    seconds = {name: round(t, 2) for name, t in best.items()}
+    print(f"learn {merges} merges on {megabytes(documents):.0f} MB, {threads} thread(s), seconds:", seconds)
+    fastest = min(t for name, t in best.items() if name != "ours")
+    ratios = {f"train_over_{name}": round(t / best["ours"], 2) for name, t in best.items() if name != "ours"}
+    return {"ratios": {**ratios, "train_over_fastest": round(fastest / best["ours"], 2)}, "goals": {}}
 
 
 def learn_hugging_face(documents: Sequence[str], size: int) -> None:
@@ -208,35 +247,40 @@ def learn_hugging_face(documents: Sequence[str], size: int) -> None:
     tokenizer.train_from_iterator(iter(documents), trainer)
 
 
-def augmenting(result: dict[str, Any], base_file: Path, folder: Path, quick: bool) -> None:
-    """cl100k_base augmented as the report did: tokens saved on held-out text of each language."""
-    if not base_file.is_file():
-        print(f"augmentation left out: {base_file} is absent")
-        return
-    original = read_ranks(base_file)
+def augmenting(options: argparse.Namespace) -> dict[str, Any]:
+    """cl100k_base augmented as the report did, to the released size: tokens on held-out text of each language."""
+    result: dict[str, Any] = {"ratios": {}, "goals": {}}
+    file = options.vocab.with_name("cl100k_base.tiktoken")
+    if not file.is_file():
+        print(f"augmentation left out: {file} is absent")
+        return result
+    original = read_ranks(file)
     base = without_digit_runs(original)
-    chosen = {path.name.split(".")[0]: jsonl(path) for path in sorted(folder.glob("*.jsonl.gz"))}
-    step = 8 if quick else 1
-    seen = [text for texts in chosen.values() for i, text in enumerate(texts[::step]) if i % 10]
     began = time.process_time()
-    merges = train(count_pieces(seen), 4_000 if quick else 151_643 - len(base), base)
+    counts = count_pieces(texts.training_texts([options.text], HELD_OUT))
+    merges = train(counts, 5_000 if options.quick else 151_643 - len(base), base)
     seconds = time.process_time() - began
-    ours = Tokenizer(extended(base, merges))
-    theirs = tiktoken.Encoding(
-        "cl100k",
-        pat_str=QWEN_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|"),
-        mergeable_ranks=original,
-        special_tokens={},
-    )
-    print(
-        f"augment cl100k_base by {len(merges)} tokens in {seconds:.1f} s; tokens on held-out text, ours over base:"
-    )
-    for name, texts in chosen.items():
-        held = texts[::step][::10]
-        counts = [sum(map(len, ours.encode_batch(held))), sum(map(len, theirs.encode_ordinary_batch(held)))]
-        print(f"  {name}: {counts[0] / counts[1]:.3f}")
-        result["goals"][f"augmented_tokens_{name}"] = round(counts[0] / counts[1], 4)
+    print(f"augment cl100k_base by {len(merges)} tokens: {seconds:.1f} s")
+    encoders = {
+        "ours": Tokenizer(extended(base, merges)).encode_batch,
+        "cl100k": others.load_encode(file),
+    }
+    held_out = texts.held_out_documents([options.text], HELD_OUT)
+    rows = compression.measure(encoders, held_out, by=["lang"], base="cl100k")["groups"]
+    rates = {row["name"]: row["rate"]["ours"] for row in rows if row["by"] == "lang"}
+    print("tokens on held-out text, ours over cl100k_base:", rates)
+    result["goals"] = {
+        "augmented_seconds": round(seconds, 1),
+        "augmented_tokens_zh": rates["zh"],
+        "augmented_tokens_worst_language": max(rates.values()),
+        "augmented_languages": len(rates),
+    }
+    return result
 
+
+HELD_OUT = 0.1
+PARTS = {"encode": encoding, "runs": worst_cases, "learn": learning, "augment": augmenting}
+PLAN = (("encode", 1), ("encode", 2), ("runs", 1), ("learn", 1), ("learn", 2), ("augment", 1))
 
 if __name__ == "__main__":
     sys.exit(main())

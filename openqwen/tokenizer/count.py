@@ -29,6 +29,7 @@ _LONG_S = 0x17F  # an s to whoever ignores case
 _ONE_LETTER = np.array([ord(letter) for letter in "stmd"], np.uint32)
 _TWO_LETTERS = np.array([ord(a) << 32 | ord(b) for a, b in ("re", "ve", "ll")], np.uint64)
 _CHUNK = 4_000_000  # characters counted at once
+_ALONE = 8  # chunks counted before other processes are worth starting
 
 
 class PieceCounts:
@@ -78,12 +79,12 @@ class PieceCounts:
 def count_pieces(texts: Iterable[str], workers: int | None = 1) -> dict[bytes, int]:
     """How often each distinct piece occurs, the same for any order of the texts and any number of processes.
 
-    workers: processes that count; None: one a processor. A text of one chunk is counted here and starts none.
+    workers: processes that count; None: one a processor. Up to some 30 MB are counted here and none is started.
     """
     counts = PieceCounts()
     chunks = _chunks(texts)
     workers = workers or os.cpu_count() or 1
-    for chunk in islice(chunks, 1 if workers > 1 else None):
+    for chunk in islice(chunks, _ALONE if workers > 1 else None):
         counts.add(chunk)
     for account in _in_processes(chunks, workers):
         counts.update(account)

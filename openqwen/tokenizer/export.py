@@ -17,7 +17,8 @@ from openqwen.tokenizer.pattern import QWEN_PATTERN
 from openqwen.tokenizer.ranks import to_letters, write_ranks
 from openqwen.tokenizer.tokenizer import END_OF_TEXT, IM_END, IM_START, Tokenizer
 
-# ChatML as a Jinja template: the same text as chat/chatml.py renders (tests hold them equal).
+# ChatML as a Jinja template: the same text as chat/chatml.py renders (tests hold them equal). Other programs tokenise that
+# text with control tokens parsed, so there content that spells <|im_end|> ends its message; a template cannot prevent it.
 CHAT_TEMPLATE = (
     "{%- if not messages or messages[0]['role'] != 'system' -%}"
     "{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}"
