@@ -15,19 +15,30 @@ from rich.tree import Tree
 from openqwen.core import artifact
 from openqwen.core.artifact import Artifact
 from openqwen.core.console import console, duration, note
-from openqwen.core.errors import UsageError
+from openqwen.core.errors import DataError, UsageError
 
 app = App(name="show", help="Show an artefact's family tree, or a conversation with its loss mask.")
 
 
 @app.default
-def show(path: Path) -> int:
+def show(
+    path: Path,
+    *,
+    verify: Annotated[
+        bool, Parameter(negative="", help="Compare every file with its checksum first.")
+    ] = False,
+) -> int:
     """Prints what an artefact is, what came out of it, and the tree of what it was made from."""
     found = artifact.load(path, tuple(_KINDS))
+    if verify and (damaged := artifact.damage(found)):
+        files = ", ".join(f"{name} ({what})" for name, what in damaged.items())
+        raise DataError(f"not what its stage wrote: {files}", where=str(path), fix="run its stage again")
     manifest = found.manifest
     console.print(f"[bold]{escape(str(path))}[/]  {found.kind}, made in {duration(manifest['seconds'])}")
     for key, value in manifest["facts"].items():
         console.print(f"  {escape(key)} = {escape(json.dumps(value, ensure_ascii=False))}")
+    if verify:
+        console.print(f"  {len(manifest['outputs'])} files are what their checksums say")
     console.print(family(found))
     return 0
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from openqwen.core.artifact import Artifact, read_jsonl, stage_run
+from openqwen.cli import main
+from openqwen.core.artifact import Artifact, damage, load, read_jsonl, stage_run
 from openqwen.core.config import Config, Resolved, fields_without_source, validate
 from openqwen.core.errors import DataError, UsageError
 from openqwen.core.jsonl import write_jsonl_zst
@@ -175,6 +177,18 @@ def test_tokens_artefact(made: dict[str, Path]) -> None:
     assert meta["tokenizer"] == tok.content
     assert len(meta["splits"]["train"]["files"]) > 2
     assert not (made["tokens"] / "checkpoints").exists()
+
+
+def test_damaged_shards_are_found(made: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "tokens"
+    shutil.copytree(made["tokens"], folder)
+    assert damage(load(folder, "tokens")) == {} and main(["show", str(folder), "--verify"]) == 0
+    data = bytearray((folder / "train-00001.bin").read_bytes())
+    data[7] ^= 1
+    (folder / "train-00001.bin").write_bytes(data)
+    (folder / "valid.index.npy").unlink()
+    assert damage(load(folder, "tokens")) == {"train-00001.bin": "changed", "valid.index.npy": "missing"}
+    assert main(["show", str(folder), "--verify"]) == 4
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
