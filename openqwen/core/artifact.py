@@ -231,9 +231,9 @@ def output_hashes(directory: Path) -> dict[str, str]:
 def damage(found: Artifact) -> dict[str, str]:
     """Result files of an artefact that are not what they were when it was finished: name -> what happened."""
     then, now = found.manifest["outputs"], output_hashes(found.path)
-    gone = {name: "missing" for name in then.keys() - now.keys()}
+    gone = dict.fromkeys(then.keys() - now.keys(), "missing")
     changed = {name: "changed" for name in then.keys() & now.keys() if then[name] != now[name]}
-    return dict(sorted((gone | changed | {name: "added" for name in now.keys() - then.keys()}).items()))
+    return dict(sorted((gone | changed | dict.fromkeys(now.keys() - then.keys(), "added")).items()))
 
 
 @dataclass
