@@ -120,6 +120,13 @@ def documents_become_a_corpus(command: str, folder: Path) -> None:
     assert funnel[0]["in"] == len(PAGES) and funnel[-1]["out"] >= 1
 
 
+def vocabulary_is_learnt(command: str, folder: Path) -> None:
+    (folder / "pages.txt").write_text("\n".join(PAGES), encoding="utf-8")
+    output(command.replace("PATH", "pages.txt"), folder)
+    ranks = (folder / "out" / "tokenizer" / "vocab.tiktoken").read_text(encoding="utf-8")
+    assert ranks.count("\n") > 300  # the 256 bytes and what the pages taught
+
+
 def machine_is_described(command: str, folder: Path) -> None:
     shown = output(command, folder)
     found = {line.split()[0] for line in shown.split("\n") if line.strip()}
@@ -179,6 +186,7 @@ ALONE: dict[str, Check] = {
     "openqwen tour --plan": plan_names_every_step,
     "openqwen config show ppo --recipe tour": settings_have_sources,
     "openqwen data build --input PATH --out out/corpus": documents_become_a_corpus,
+    "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
 }
 AFTER_A_TOUR: dict[str, Check] = {
