@@ -263,10 +263,10 @@ def augmenting(options: argparse.Namespace) -> dict[str, Any]:
     print(f"augment cl100k_base by {len(merges)} tokens: {seconds:.1f} s")
     encoders = {
         "ours": Tokenizer(extended(base, merges)).encode_batch,
-        "cl100k": others.load_encode(file),
+        "cl100k": others.load_other(file).encode,
     }
     held_out = texts.held_out_documents([options.text], HELD_OUT)
-    rows = compression.measure(encoders, held_out, by=["lang"], base="cl100k")["groups"]
+    rows = compression.measure(encoders, held_out, by=("lang",), base="cl100k")["groups"]
     rates = {row["name"]: row["rate"]["ours"] for row in rows if row["by"] == "lang"}
     print("tokens on held-out text, ours over cl100k_base:", rates)
     result["goals"] = {

@@ -150,6 +150,13 @@ def chat_answers(command: str, folder: Path) -> None:
     assert "the conversation is empty" in output(command, folder, "hello\n/reset\n/quit\n")
 
 
+def model_is_exported(command: str, folder: Path) -> None:
+    output(command, folder)
+    config = json.loads((folder / "qwen2" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["Qwen2ForCausalLM"]
+    assert (folder / "qwen2" / "model.safetensors").stat().st_size > 1000
+
+
 def server_answers(command: str, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -192,6 +199,7 @@ ALONE: dict[str, Check] = {
 AFTER_A_TOUR: dict[str, Check] = {
     "openqwen show out/tour/rlhf": family_tree_is_shown,
     "openqwen table 4": table_has_both_origins,
+    "openqwen export out/tour/rlhf --format qwen2 --out qwen2": model_is_exported,
     "openqwen chat out/tour/rlhf": chat_answers,
     "openqwen serve out/tour/rlhf": server_answers,
 }

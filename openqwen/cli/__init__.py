@@ -29,6 +29,7 @@ COMMANDS = (
     ("table", "openqwen.cli.table:table", "Print a table of the report, published and ours."),
     ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
     ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
+    ("export", "openqwen.cli.export:export", "Write a model for transformers, Qwen-1 programs or llama.cpp."),
     ("config", "openqwen.cli.config:app", "Show settings with value, source and origin."),
     (
         "show",

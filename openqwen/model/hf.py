@@ -4,19 +4,22 @@ Report §2.3. Read: `QWenLMHeadModel` (key names of August 2023 and of later fil
 (`rope_theta` and `rope_parameters`). Written: Qwen2 by default, because today's programs load it without remote
 code, with a block `openqwen` in config.json for what that layout cannot say: the training length and the context
 extension. In the Qwen-1 layout `w2` is the gate, `w1` the other half, and `intermediate_size` is twice the FFN width.
+GGUF's names are here too. Values of generation_config.json are those of the released models (December 2023).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from math import inf
+from typing import Any, Literal, NamedTuple
 
 from openqwen.core.config import validate
 from openqwen.core.errors import DataError, UsageError
 from openqwen.model.config import ModelConfig
 
 Layout = Literal["qwen1", "qwen2"]
+Naming = Literal["qwen1", "qwen2", "gguf"]
 # Tensors of old files that hold no weights.
 CONSTANTS = re.compile(r"\.(attn\.masked_bias|attn\.bias|rotary_emb\.inv_freq)$")
 _LEGACY = {
@@ -27,49 +30,96 @@ _LEGACY = {
     "padded_vocab_size": "vocab_size",
     "n_positions": "max_position_embeddings",
 }
-_QWEN1_BLOCK: dict[str, tuple[str, ...]] = {
-    "attn_norm.weight": ("ln_1.weight",),
-    "attn.qkv.weight": ("attn.c_attn.weight",),
-    "attn.qkv.bias": ("attn.c_attn.bias",),
-    "attn.out.weight": ("attn.c_proj.weight",),
-    "mlp_norm.weight": ("ln_2.weight",),
-    "mlp.gate.weight": ("mlp.w2.weight",),
-    "mlp.up.weight": ("mlp.w1.weight",),
-    "mlp.down.weight": ("mlp.c_proj.weight",),
+_PRECISION = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_SAMPLING = ("do_sample", "max_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p")
+# Embedding, final norm, head and the stem of the blocks.
+_OUTER: dict[Naming, tuple[str, str, str, str]] = {
+    "qwen1": ("transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight", "transformer.h"),
+    "qwen2": ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "model.layers"),
+    "gguf": ("token_embd.weight", "output_norm.weight", "output.weight", "blk"),
 }
-_QWEN2_BLOCK: dict[str, tuple[str, ...]] = {
-    "attn_norm.weight": ("input_layernorm.weight",),
-    "attn.qkv.weight": tuple(f"self_attn.{x}_proj.weight" for x in "qkv"),
-    "attn.qkv.bias": tuple(f"self_attn.{x}_proj.bias" for x in "qkv"),
-    "attn.out.weight": ("self_attn.o_proj.weight",),
-    "mlp_norm.weight": ("post_attention_layernorm.weight",),
-    "mlp.gate.weight": ("mlp.gate_proj.weight",),
-    "mlp.up.weight": ("mlp.up_proj.weight",),
-    "mlp.down.weight": ("mlp.down_proj.weight",),
+_BLOCK: dict[Naming, dict[str, tuple[str, ...]]] = {
+    "qwen1": {
+        "attn_norm.weight": ("ln_1.weight",),
+        "attn.qkv.weight": ("attn.c_attn.weight",),
+        "attn.qkv.bias": ("attn.c_attn.bias",),
+        "attn.out.weight": ("attn.c_proj.weight",),
+        "mlp_norm.weight": ("ln_2.weight",),
+        "mlp.up.weight": ("mlp.w1.weight",),
+        "mlp.gate.weight": ("mlp.w2.weight",),
+        "mlp.down.weight": ("mlp.c_proj.weight",),
+    },
+    "qwen2": {
+        "attn.qkv.weight": tuple(f"self_attn.{x}_proj.weight" for x in "qkv"),
+        "attn.qkv.bias": tuple(f"self_attn.{x}_proj.bias" for x in "qkv"),
+        "attn.out.weight": ("self_attn.o_proj.weight",),
+        "mlp.gate.weight": ("mlp.gate_proj.weight",),
+        "mlp.up.weight": ("mlp.up_proj.weight",),
+        "mlp.down.weight": ("mlp.down_proj.weight",),
+        "attn_norm.weight": ("input_layernorm.weight",),
+        "mlp_norm.weight": ("post_attention_layernorm.weight",),
+    },
+    "gguf": {
+        "attn_norm.weight": ("attn_norm.weight",),
+        "attn.qkv.weight": tuple(f"attn_{x}.weight" for x in "qkv"),
+        "attn.qkv.bias": tuple(f"attn_{x}.bias" for x in "qkv"),
+        "attn.out.weight": ("attn_output.weight",),
+        "mlp_norm.weight": ("ffn_norm.weight",),
+        "mlp.gate.weight": ("ffn_gate.weight",),
+        "mlp.up.weight": ("ffn_up.weight",),
+        "mlp.down.weight": ("ffn_down.weight",),
+    },
 }
 
 
-def published_names(config: ModelConfig, layout: Layout, scalar: bool = False) -> dict[str, tuple[str, ...]]:
+class Piece(NamedTuple):
+    """One published tensor: which rows of which parameter of ours it is."""
+
+    name: str
+    ours: str
+    first: int
+    rows: int
+
+
+def published_names(config: ModelConfig, naming: Naming, scalar: bool = False) -> dict[str, tuple[str, ...]]:
     """Our parameter name -> the published tensors that stand stacked in it (along dimension 0).
 
     scalar: the parameters of a ScalarModel, published as Qwen2ForSequenceClassification.
     """
-    if layout == "qwen1":
-        names: dict[str, tuple[str, ...]] = {
-            "embed.weight": ("transformer.wte.weight",),
-            "norm.weight": ("transformer.ln_f.weight",),
-        }
-        block, stem = _QWEN1_BLOCK, "transformer.h"
-    else:
-        names = {"embed.weight": ("model.embed_tokens.weight",), "norm.weight": ("model.norm.weight",)}
-        block, stem = _QWEN2_BLOCK, "model.layers"
+    embed, norm, head, stem = _OUTER[naming]
+    names: dict[str, tuple[str, ...]] = {"embed.weight": (embed,)}
     for i in range(config.num_layers):
-        for ours, theirs in block.items():
+        for ours, theirs in _BLOCK[naming].items():
             names[f"blocks.{i}.{ours}"] = tuple(f"{stem}.{i}.{name}" for name in theirs)
+    names["norm.weight"] = (norm,)
     if scalar:
         names = {f"backbone.{ours}": theirs for ours, theirs in names.items()}
         return {**names, "scalar.weight": ("score.weight",)}
-    return {**names, "head.weight": ("lm_head.weight",)}
+    return {**names, "head.weight": (head,)}
+
+
+def pieces(
+    config: ModelConfig, naming: Naming, shapes: Mapping[str, tuple[int, ...]], scalar: bool = False
+) -> list[Piece]:
+    """Every tensor of a checkpoint in the order of published files. shapes: of our parameters."""
+    found: list[Piece] = []
+    for ours, theirs in published_names(config, naming, scalar).items():
+        first = 0
+        for name, rows in zip(theirs, piece_rows(config, ours, len(theirs)) or [shapes[ours][0]]):
+            found.append(Piece(name, ours, first, rows))
+            first += rows
+    return sorted(found, key=_module) if naming == "qwen2" else found
+
+
+def _module(piece: Piece) -> tuple[float, int]:
+    """Sorts q, k and v of Qwen2 by module (q.weight, q.bias, k.weight, ...), as shards are divided by transformers."""
+    match = re.match(r"model\.layers\.(\d+)\.self_attn\.([qkvo])_proj", piece.name)
+    if match:
+        return int(match[1]), "qkvo".index(match[2])
+    layer = re.match(r"model\.layers\.(\d+)\.", piece.name)
+    if layer:
+        return int(layer[1]), 4
+    return (-1, 0) if piece.ours.endswith("embed.weight") else (inf, 0)
 
 
 def piece_rows(config: ModelConfig, ours: str, pieces: int) -> list[int] | None:
@@ -83,7 +133,7 @@ def piece_rows(config: ModelConfig, ours: str, pieces: int) -> list[int] | None:
 
 def read_config(values: Mapping[str, Any], where: str) -> tuple[ModelConfig, Layout]:
     """A published config.json as (ModelConfig, layout). DataError names what we cannot compute correctly."""
-    architectures = values.get("architectures") or []
+    architectures = _architectures(values)
     kind = values.get("model_type")
     if kind == "qwen" or "QWenLMHeadModel" in architectures:
         return _read_qwen1(values, where), "qwen1"
@@ -105,7 +155,7 @@ def _read_qwen1(values: Mapping[str, Any], where: str) -> ModelConfig:
     _refuse(said, "no_bias", (True, None), where)
     _refuse(said, "tie_word_embeddings", (False, None), where)
     hidden, heads = _need(said, "hidden_size", where), _need(said, "num_attention_heads", where)
-    channels = said.get("kv_channels", hidden // heads)
+    channels = hidden // heads if said.get("kv_channels") is None else _need(said, "kv_channels", where)
     if hidden != heads * channels:
         raise DataError(
             f"hidden_size {hidden} is not num_attention_heads {heads} x kv_channels {channels}", where=where
@@ -121,9 +171,9 @@ def _read_qwen1(values: Mapping[str, Any], where: str) -> ModelConfig:
             "rope_base": said.get("rotary_emb_base", 10000.0),
             "norm_eps": said.get("layer_norm_epsilon", 1e-6),
             "init_std": said.get("initializer_range", 0.02),
-            "dynamic_ntk": bool(said.get("use_dynamic_ntk", True)),
-            "logn": bool(said.get("use_logn_attn", True)),
-            **_own_block(values),
+            "dynamic_ntk": said.get("use_dynamic_ntk", True),
+            "logn": said.get("use_logn_attn", True),
+            **_block(values, where, "openqwen"),
         },
         where,
     )
@@ -132,7 +182,7 @@ def _read_qwen1(values: Mapping[str, Any], where: str) -> ModelConfig:
 def _read_qwen2(values: Mapping[str, Any], where: str) -> ModelConfig:
     _refuse(values, "use_sliding_window", (False, None), where)
     _refuse(values, "hidden_act", ("silu", None), where)
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    rope = _block(values, where, "rope_parameters") or _block(values, where, "rope_scaling")
     _refuse(rope, "rope_type", ("default", None), where)
     _refuse(rope, "type", ("default", None), where)
     hidden, heads = _need(values, "hidden_size", where), _need(values, "num_attention_heads", where)
@@ -156,10 +206,15 @@ def _read_qwen2(values: Mapping[str, Any], where: str) -> ModelConfig:
             "init_std": values.get("initializer_range", 0.02),
             "dynamic_ntk": False,
             "logn": False,
-            **_own_block(values),
+            **_block(values, where, "openqwen"),
         },
         where,
     )
+
+
+def is_scalar(values: Mapping[str, Any]) -> bool:
+    """Whether config.json is of a reward or value model: no head over the vocabulary."""
+    return any(name.endswith("ForSequenceClassification") for name in _architectures(values))
 
 
 def is_tied(values: Mapping[str, Any]) -> bool:
@@ -204,6 +259,43 @@ def write_config(config: ModelConfig, layout: Layout, dtype: str, scalar: bool =
     }
 
 
+def with_dtype(said: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A config.json for the same weights in another dtype; everything else, known to us or not, stays."""
+    changed = {**said, "dtype" if "dtype" in said else "torch_dtype": dtype}
+    if any(said.get(flag) for flag in _PRECISION):
+        changed |= {flag: dtype == name for flag, name in _PRECISION.items()}
+    return changed
+
+
+def write_generation(
+    layout: Layout, *, chat: bool, eos_id: int, im_end_id: int, max_length: int, said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """generation_config.json: the released models' values, with what `said` (the source's file) sets put over them.
+
+    A Qwen-1 chat model ends with <|endoftext|> as its pad and lets chat_format stop at <|im_end|>; the Qwen2 layout
+    has no chat_format, so <|im_end|> must be among the ends.
+    """
+    values: dict[str, Any] = {"do_sample": True, "max_new_tokens": 512, "top_k": 0, "top_p": 0.8}
+    if chat:
+        values["repetition_penalty"] = 1.1
+    values |= {name: said[name] for name in _SAMPLING if name in said}
+    values["pad_token_id"] = eos_id
+    if layout == "qwen2":
+        return {**values, "eos_token_id": [im_end_id, eos_id] if chat else eos_id}
+    values["eos_token_id"] = eos_id
+    if chat:
+        return {**values, "chat_format": "chatml", "max_window_size": min(6144, max_length)}
+    return {**values, "chat_format": "raw", "stop_words_ids": [[eos_id]]}
+
+
+def is_chat(generation: Mapping[str, Any], im_end_id: int) -> bool:
+    """Whether a generation_config.json is a chat model's: its replies end with <|im_end|>."""
+    ends = generation.get("eos_token_id")
+    return generation.get("chat_format") == "chatml" or im_end_id in (
+        ends if isinstance(ends, list) else [ends]
+    )
+
+
 def _write_qwen1(config: ModelConfig, dtype: str) -> dict[str, Any]:
     if config.kv_heads != config.num_heads:
         raise UsageError(
@@ -240,21 +332,29 @@ def _write_qwen1(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "use_logn_attn": config.logn,
         "use_cache": True,
         "use_flash_attn": "auto",
-        "bf16": dtype == "bfloat16",
-        "fp16": dtype == "float16",
-        "fp32": dtype == "float32",
+        **{flag: dtype == name for flag, name in _PRECISION.items()},
         "torch_dtype": dtype,
     }
 
 
-def _own_block(values: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(values.get("openqwen") or {})
+def _architectures(values: Mapping[str, Any]) -> list[str]:
+    said = values.get("architectures")
+    return [str(name) for name in said] if isinstance(said, list) else []
+
+
+def _block(values: Mapping[str, Any], where: str, key: str) -> dict[str, Any]:
+    """A table inside config.json; an absent one is empty."""
+    said = values.get(key) or {}
+    if not isinstance(said, dict):
+        raise DataError(f"{key} is {said!r}; a JSON object is needed", where=where)
+    return said
 
 
 def _need(values: Mapping[str, Any], key: str, where: str) -> Any:
-    if not isinstance(values.get(key), int):
-        raise DataError(f"{key} is {values.get(key)!r}; a whole number is needed", where=where)
-    return values[key]
+    said = values.get(key)
+    if not isinstance(said, int) or isinstance(said, bool) or said < 1:
+        raise DataError(f"{key} is {said!r}; a whole number above 0 is needed", where=where)
+    return said
 
 
 def _refuse(values: Mapping[str, Any], key: str, known: tuple[Any, ...], where: str) -> None:

@@ -152,7 +152,7 @@ def train(
     after = replies(config, model, tokenizer, heldout, "after")
     write_jsonl(stage.path / "samples.jsonl", state["before"] + after)
     write_jsonl(stage.path / "skipped.jsonl", [asdict(record) for record in skipped])
-    save_model(model, stage.path)
+    save_model(model, stage.path, eos_ids=[tokenizer.im_end_id, tokenizer.eos_id])
     tokenizer.save(stage.path)
     stage.fact(
         heldout_loss=held,

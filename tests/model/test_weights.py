@@ -11,8 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openqwen.core.errors import DataError, UsageError
-from openqwen.model import ModelConfig, Qwen, ScalarModel, load_model, load_scalar, save_model, save_scalar
-from openqwen.model.weights import find_tensors, read_header
+from openqwen.model import (
+    ModelConfig,
+    Qwen,
+    ScalarModel,
+    load_model,
+    load_scalar,
+    save_model,
+    save_scalar,
+    stored,
+)
+from openqwen.model.stored import find_tensors, parameter_shapes, read_header
 
 IDS = torch.randint(0, 61, (2, 14), generator=torch.Generator().manual_seed(0))
 CONFIG = ModelConfig(vocab_size=61, hidden_size=40, num_layers=2, num_heads=5, max_length=16)
@@ -39,6 +48,31 @@ def test_the_formats_own_library_agrees(tmp_path):
     save_model(Qwen(CONFIG), tmp_path / "ours")
     save_file(load_file(tmp_path / "ours/model.safetensors"), tmp_path / "theirs", metadata={"format": "pt"})
     assert (tmp_path / "theirs").read_bytes() == (tmp_path / "ours/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("shard_bytes", [7_000, 20_000, 60_000])
+def test_shards_are_those_of_transformers(tmp_path, shard_bytes):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    save_model(Qwen(CONFIG), tmp_path / "ours", shard_bytes=shard_bytes)
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "ours"))
+    theirs.load_state_dict(
+        {k: v for file in (tmp_path / "ours").glob("*.safetensors") for k, v in load_file(file).items()}
+    )
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size=shard_bytes)
+    ours, written = files(tmp_path / "ours"), files(tmp_path / "theirs")
+    names = {name for name in written if name.endswith(".safetensors")}
+    assert len(names) > 2 and {name: ours[name] for name in names} == {name: written[name] for name in names}
+    index = "model.safetensors.index.json"
+    assert json.loads(ours[index])["weight_map"] == json.loads(written[index])["weight_map"]
+
+
+@pytest.mark.parametrize("kv_heads", [None, 1])
+def test_shapes_are_known_without_building_a_model(kv_heads):
+    config = CONFIG.model_copy(update={"num_kv_heads": kv_heads})
+    for model, scalar in ((Qwen(config), False), (ScalarModel(config), True)):
+        built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        assert parameter_shapes(config, scalar) == built
 
 
 @pytest.mark.parametrize("kv_heads", [None, 1])
@@ -115,6 +149,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def unread(monkeypatch) -> None:
+    """No weight may be read."""
+
+    def read(*args: object, **kwargs: object) -> None:
+        raise AssertionError("memory was spent on a checkpoint that is refused")
+
+    monkeypatch.setattr("openqwen.model.stored.read_stacked", read)
+    monkeypatch.setattr("openqwen.model.weights.read_stacked", read)
+
+
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
     """Rewrites the weights with some tensors replaced (or removed: None); names with . written as __."""
     held = load_file(folder / "model.safetensors")
@@ -175,19 +220,66 @@ def test_truncated_file(folder, keep):
     refused(folder, "model.safetensors")
 
 
+def test_truncated_shard_names_the_tensor(tmp_path, unread):
+    save_model(Qwen(CONFIG), tmp_path, shard_bytes=20_000)
+    last = max(tmp_path.glob("model-*.safetensors"))
+    last.write_bytes(last.read_bytes()[:-4])
+    refused(tmp_path, "truncated", "tensor model.norm.weight [40]", last.name)
+
+
+def rewrite_header(path: Path, change) -> None:
+    """Replaces the header of a file, its weights kept."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    text = change(raw[8 : 8 + length].decode()).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+
+
+def test_tensors_that_share_bytes(folder, unread):
+    def shift(text: str) -> str:
+        header = json.loads(text)
+        norm = header["model.norm.weight"]["data_offsets"]
+        header["model.norm.weight"]["data_offsets"] = [n - 160 for n in norm]
+        return json.dumps(header)
+
+    rewrite_header(folder / "model.safetensors", shift)
+    refused(folder, "tensor model.norm.weight begins at byte")
+
+
+def test_bytes_that_belong_to_no_tensor(folder, unread):
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"\0\0\0")
+    refused(folder, "3 bytes follow the last tensor")
+
+
+def test_a_name_that_stands_twice(folder, unread):
+    path = folder / "model.safetensors"
+    rewrite_header(path, lambda text: text.replace("layers.1.mlp.up_proj", "layers.1.mlp.gate_proj"))
+    refused(folder, "a name stands twice")
+
+
 def test_garbage_header(folder):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 12) + b'{"a": "bcd"}')
     refused(folder, "not a readable safetensors file")
 
 
-def test_header_is_checked_before_memory_is_spent(folder, monkeypatch):
+def test_header_is_checked_before_memory_is_spent(folder, unread):
     change(folder, model__norm__weight=torch.zeros(41))
-
-    def no_memory(*args: object, **kwargs: object) -> None:
-        raise AssertionError("memory was allocated for a checkpoint that is refused")
-
-    monkeypatch.setattr("openqwen.model.weights._read_into", no_memory)
     refused(folder, "model.norm.weight")
+
+
+def test_nan_is_refused_before_the_rest_is_read(folder, monkeypatch):
+    change(folder, model__embed_tokens__weight=torch.full((61, 40), float("nan")))
+    read, begun = stored._read_into, []
+    monkeypatch.setattr(stored, "_read_into", lambda out, one: begun.append(one.name) or read(out, one))
+    refused(folder, "model.embed_tokens.weight holds NaN", "2440 values")
+    assert begun == ["model.embed_tokens.weight"]
+
+
+def test_a_billion_layers_cost_nothing(folder, unread):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 10**9}))
+    refused(folder, "asks for 1000000000 layers, the file has 27 tensors")
 
 
 def test_integer_weights(folder):
@@ -195,9 +287,71 @@ def test_integer_weights(folder):
     refused(folder, "model.norm.weight has dtype I8")
 
 
+def test_constants_of_old_files_are_passed_over(folder):
+    change(
+        folder,
+        model__layers__0__attn__bias=torch.ones(1, 1, 4, 4, dtype=torch.bool),
+        model__layers__0__attn__masked_bias=torch.tensor(-1e4),
+        model__rotary_emb__inv_freq=torch.ones(4, dtype=torch.float64),
+    )
+    load_model(folder)
+
+
 def test_pickle_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(folder, "pytorch_model.bin is a pickle", "safetensors.torch.save_file")
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is a pickle"):
+        load_model(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_under_another_name_is_refused(folder, zipped):
+    tensors = {"model.norm.weight": torch.ones(40)}
+    torch.save(tensors, folder / "model.safetensors", _use_new_zipfile_serialization=zipped)
+    refused(folder, "model.safetensors is a pickle")
+
+
+def test_the_advice_for_pickles_works(folder, monkeypatch):
+    wanted = load_model(folder)
+    tensors = sorted(load_file(folder / "model.safetensors").items())
+    for i in range(2):
+        torch.save(dict(tensors[i::2]), folder / f"pytorch_model-0000{i}-of-00002.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError) as caught:
+        load_model(folder)
+    monkeypatch.chdir(folder)
+    advice = caught.value.fix.removeprefix("convert it where it is trusted: ")
+    import safetensors.torch
+
+    exec(advice, {"torch": torch, "safetensors": safetensors, "FILES": sorted(folder.glob("*.bin"))})
+    for ours, theirs in zip(load_model(folder).parameters(), wanted.parameters()):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_reward_model_is_no_language_model(tmp_path, small):
+    save_scalar(ScalarModel.from_qwen(small, seed=7), tmp_path)
+    refused(tmp_path, "this is a reward model")
+
+
+ODD = [None, 0, -1, 1, 2.5, True, "", "x", [], ["x"], {}, {"x": 1}, 10**30]
+
+
+@pytest.mark.parametrize("layout", ["qwen1", "qwen2"])
+def test_odd_values_are_refused_or_harmless(tmp_path, layout):
+    """Whatever stands in config.json: a model, or one clear error. Never another exception."""
+    save_model(Qwen(CONFIG), tmp_path, layout=layout)
+    values = json.loads((tmp_path / "config.json").read_text())
+    loaded = refusals = 0
+    for key in values:
+        for odd in ODD:
+            (tmp_path / "config.json").write_text(json.dumps({**values, key: odd}))
+            try:
+                load_model(tmp_path)
+                loaded += 1
+            except DataError as error:
+                refusals += 1
+                assert str(tmp_path) in error.where
+    assert loaded > 50 and refusals > 50
 
 
 def test_missing_shard_and_wrong_index(tmp_path):
