@@ -1,4 +1,4 @@
-"""Figures as SVG text: curves, bars, win/tie/loss, and the family tree of artefacts.
+"""Figures as SVG text: curves, bars, compression, win/tie/loss, and the family tree of artefacts.
 
 Ours in form; Figures 1, 3 and 4 of the report in content. Text stays text (searchable, any script); the same
 data gives the same bytes.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#5b4ccc", "#d9822b", "#2b8a6f", "#b8336a", "#3d7fc1", "#7a7a7a")
+COLOURS = ("#5b4ccc", "#d9822b", "#2b8a6f", "#b8336a", "#3d7fc1", "#7a7a7a", "#c2a52b", "#7b4a2d")
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,19 @@ def _svg(figure: Any) -> str:
     from matplotlib import pyplot
 
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts have it
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     pyplot.close(figure)
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
     return text[text.index("<svg") :]
+
+
+def standalone(svg: str) -> str:
+    """A figure as a file of its own, legible on a dark page too."""
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + svg.replace(
+        "<svg ", '<svg style="background:#fff" ', 1
+    )
 
 
 def curves(
@@ -114,6 +125,55 @@ def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str
     if len(values) > 1:
         axes.legend(fontsize=8)
     return _svg(figure)
+
+
+def compression(
+    languages: Sequence[str],
+    rates: Mapping[str, Sequence[float | None]],
+    base: str,
+    doubtful: Mapping[str, Sequence[bool]],
+) -> str:
+    """Figure 3: a group of bars a language, one bar a tokenizer, and a line where the base is.
+
+    rates: tokens over those of the base; None leaves a gap. doubtful: which bars are drawn hollow.
+    """
+    from matplotlib.patches import Patch
+
+    thick = 0.13 if len(rates) < 3 else 0.1  # inches
+    group = thick * len(rates) + 0.09
+    columns = max(
+        1, min(4, int(7 / (0.5 + 0.08 * max(len(_short(name)) for name in [*rates, base + " = 1"]))))
+    )
+    figure, axes = _figure(7.0, 1.0 + 0.2 * ceil((len(rates) + 1) / columns) + group * len(languages))
+    keys: list[Any] = []
+    for number, (name, row) in enumerate(rates.items()):
+        colour, height = COLOURS[number % len(COLOURS)], thick / group
+        places = [n + (number - (len(rates) - 1) / 2) * height for n in range(len(languages))]
+        drawn = axes.barh(places, [rate or 0.0 for rate in row], height * 0.92, color=colour)
+        for bar in (bar for bar, hollow in zip(drawn, doubtful[name]) if hollow):
+            bar.set(facecolor="none", edgecolor=colour, linewidth=0.6)
+        labels = ["" if rate is None else f"{rate:.2f}" for rate in row]
+        for label in axes.bar_label(drawn, labels, fontsize=72 * thick * 0.8, padding=2):
+            label.set_in_layout(False)  # thousands of them; the limit of x leaves them room
+        keys.append(Patch(color=colour, label=_short(name)))
+    line = axes.axvline(1, color="#333333", linestyle="--", linewidth=0.9, label=f"{_short(base)} = 1")
+    axes.set_yticks(range(len(languages)), list(map(_short, languages)), fontsize=8)
+    axes.set_ylim(len(languages) - 0.5, -0.5)
+    axes.set_xlim(0, 1.1 * max([1.0, *(rate for row in rates.values() for rate in row if rate)]))
+    axes.tick_params(top=True, labeltop=True)  # the figure may be taller than a screen
+    axes.grid(axis="y", visible=False)
+    axes.set_axisbelow(True)
+    hollow = "\nhollow: unknown tokens swallow text" if any(map(any, doubtful.values())) else ""
+    figure.supxlabel(
+        f"tokens over those of {_short(base)} on the same text; shorter is tighter{hollow}", fontsize=9
+    )
+    figure.legend(handles=[*keys, line], loc="outside upper left", ncols=columns, fontsize=8)
+    return _svg(figure)
+
+
+def _short(name: str) -> str:
+    """A name as a figure has room for it, its dollar signs no formula."""
+    return (name if len(name) <= 30 else name[:29] + "…").replace("$", r"\$")
 
 
 def win_tie_loss(rows: Sequence[tuple[str, float, float, float]]) -> str:

@@ -18,7 +18,7 @@ from itertools import accumulate, islice
 import numpy as np
 import regex
 
-from openqwen.tokenizer.pattern import normalise
+from openqwen.tokenizer.pattern import normalise, unassigned
 
 _OTHER, _LETTER, _NUMBER, _BLANK, _LINE, _END = range(6)
 _CLASSES = {_LETTER: r"\p{L}+", _NUMBER: r"\p{N}+", _BLANK: r"[^\S\r\n]+", _LINE: r"[\r\n]+"}
@@ -192,11 +192,12 @@ def _taken_by_signs(places: np.ndarray, kind: np.ndarray, before: np.ndarray) ->
 
 @cache
 def _class_table() -> np.ndarray:
-    """The class of every code point (and of _BETWEEN), by the same library that the readable twin uses."""
+    """The class of every code point (and of _BETWEEN), by the libraries that the readable twin uses."""
     table = np.zeros(_BETWEEN + 1, np.uint8)
     table[_BETWEEN] = _END
     everything = "".join(map(chr, range(_BETWEEN)))
     for kind, pattern in _CLASSES.items():
         for found in regex.finditer(pattern, everything):
             table[found.start() : found.end()] = kind
+    table[:_BETWEEN][unassigned()] = _OTHER  # as in pattern.split
     return table

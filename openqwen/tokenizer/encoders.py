@@ -20,10 +20,13 @@ import tiktoken
 
 from openqwen.core.errors import MissingTool, UsageError
 from openqwen.tokenizer import bpe, runs
-from openqwen.tokenizer.pattern import QWEN_PATTERN, split
+from openqwen.tokenizer.pattern import QWEN_PATTERN, has_newer, split
 from openqwen.tokenizer.ranks import dump_ranks
 
 Name = Literal["gigatoken", "tiktoken"]
+OLDEST_UNICODE = (
+    "15.0"  # every engine knows its characters; tiktoken, as in the release, decides on later ones
+)
 FORGET_CHARACTERS = 100_000_000  # then gigatoken's memory of pieces, 1 GB at the very worst, is dropped
 # What an engine must encode as the readable twin does before it is trusted. Each line touches another alternative
 # of the pattern or a place where libraries are known to differ.
@@ -84,7 +87,8 @@ class GigatokenEncoder:
     """gigatoken, with the pre-tokeniser it calls qwen2 (the same pattern).
 
     It remembers every piece it has met and never forgets, about ten bytes for each byte of text at worst, so it is
-    made anew after FORGET_CHARACTERS. Long runs go to tiktoken, which takes pieces by themselves.
+    made anew after FORGET_CHARACTERS. Long runs go to tiktoken, which takes pieces by themselves, and so do texts
+    with characters so new that the two libraries' Unicode tables may differ.
     """
 
     name: Name = "gigatoken"
@@ -114,22 +118,26 @@ class GigatokenEncoder:
                 self._renew()
             return self._core
 
+    @staticmethod
+    def _is_odd(text: str) -> bool:
+        return runs.has_long_run(text) or has_newer(text, OLDEST_UNICODE)
+
     @cached_property
-    def _for_runs(self) -> TiktokenEncoder:
+    def _for_odd(self) -> TiktokenEncoder:
         return TiktokenEncoder(self._ranks)
 
     def encode(self, text: str) -> list[int]:
-        if runs.has_long_run(text):
-            return self._for_runs.encode(text)
+        if self._is_odd(text):
+            return self._for_odd.encode(text)
         return self._engine(len(text)).encode(text).tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if any(map(runs.has_long_run, texts)):
+        if any(map(self._is_odd, texts)):
             return [self.encode(text) for text in texts]
         return self._engine(sum(map(len, texts))).encode_batch_list(list(texts))
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        if any(map(runs.has_long_run, texts)):
+        if any(map(self._is_odd, texts)):
             return flat([self.encode(text) for text in texts])
         layout = self._engine(sum(map(len, texts))).encode_batch(list(texts)).layout
         offsets = np.asarray(layout.offsets.data, np.int64)

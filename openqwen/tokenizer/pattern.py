@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 import regex
+import tiktoken
 
 # cl100k's pattern with one change: \p{N} stands for a single digit instead of up to three.
 QWEN_PATTERN = (
@@ -25,14 +26,52 @@ QWEN_PATTERN = (
     r"|\s+"
 )
 _PIECE = regex.compile(QWEN_PATTERN)
+_NONCHARACTER = 0xFFFF  # stands for characters that are too new; will never be one itself
 _SAFE = regex.compile(r"(?r)(?<=\n)(?=\S)|(?<=\p{L})(?= )")  # (?r): from the end
 # CPython sorts combining marks by insertion, quadratic in the length of a run; such runs are sorted here first.
 _LONG_MARKS = regex.compile(r"\p{M}{64,}")
 
 
 def split(text: str) -> list[str]:
-    """The pieces of a (normalised) text; joined they give it back."""
-    return _PIECE.findall(text)
+    """The pieces of a (normalised) text; joined they give it back.
+
+    Classes of characters are those of tiktoken's Unicode version, which the released tokenizer cuts with: what it does
+    not know yet is no letter and no number here either, however new the tables of `regex` are.
+    """
+    if text.isascii() or not (new := unassigned()[_codes(text)]).any():
+        return _PIECE.findall(text)
+    shown = (
+        np.where(new, np.uint32(_NONCHARACTER), _codes(text)).tobytes().decode("utf-32-le", "surrogatepass")
+    )
+    return [text[piece.start() : piece.end()] for piece in _PIECE.finditer(shown)]
+
+
+def _codes(text: str) -> np.ndarray:
+    """The code points of a text, (n,) uint32."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+@cache
+def unassigned(version: str | None = None) -> np.ndarray:
+    """For every code point whether it is no character in a Unicode version (None: tiktoken's), as (0x110000,) bool."""
+    known = r"\P{Cn}" if version is None else rf"\p{{Age={version}}}"
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    asked = tiktoken.Encoding("known", pat_str=known, mergeable_ranks=ranks, special_tokens={})
+    table = np.ones(0x110000, bool)
+    table[0xD800:0xE000] = table[0xF0000:] = False  # surrogates, private use
+    for some in (
+        range(0xD800),
+        range(0xE000, 0x40000),
+        range(0xE0000, 0xE1000),
+    ):  # elsewhere there is nothing
+        text = "".join(map(chr, some))
+        table[_codes(asked.decode(asked.encode_ordinary(text)))] = False  # what does not match is left out
+    return table
+
+
+def has_newer(text: str, version: str) -> bool:
+    """Whether a text holds a character that is newer than a Unicode version."""
+    return not text.isascii() and bool(unassigned(version)[_codes(text)].any())
 
 
 def safe_cut(text: str) -> int:

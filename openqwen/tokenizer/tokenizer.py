@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -160,6 +160,7 @@ class Tokenizer:
         return frozenset(names)
 
     @staticmethod
+    @lru_cache(16)
     def _special_pattern(allowed: frozenset[str]) -> regex.Pattern[str]:
         return regex.compile("(" + "|".join(regex.escape(name) for name in sorted(allowed)) + ")")
 

@@ -35,11 +35,47 @@ def test_figures_are_svg_with_their_labels() -> None:
             "5-gram",
         ),
         (figures.bars(["中文", "en"], {"ours": [1.0, 2.0], "bytes": [1.0, 1.0]}, "bytes per token"), "中文"),
+        (figures.compression(["中文"], {"ours": [0.87]}, "XLM-R", {"ours": [False]}), "XLM-R = 1"),
         (figures.win_tie_loss([("RLHF", 0.5, 0.3, 0.2)]), "50%"),
         (figures.lineage({"a<b": ("model", "12")}, []), "a<b"),
     ]
     for svg, word in drawn:
         assert word in " ".join(parse(svg).itertext())
+
+
+def heights(svg: str) -> list[float]:
+    """Heights of the filled bars in points."""
+    paths = re.findall(r'<path d="M ([^"]+)" clip-path[^>]+style="fill: #[^"]+"/>', svg)
+    return [max(y) - min(y) for y in ([float(v) for v in re.findall(r" ([\d.]+) \n", p)] for p in paths)]
+
+
+@pytest.mark.parametrize(("languages", "tokenizers"), [(1, 1), (3, 8), (60, 2)])
+def test_compression_grows_with_its_bars(languages: int, tokenizers: int) -> None:
+    names = [f"l{i}" for i in range(languages)]
+    rates = {f"t{k}": [1 + k / 10] * languages for k in range(tokenizers)}
+    svg = figures.compression(names, rates, "base", {name: [False] * languages for name in rates})
+    words = " ".join(parse(svg).itertext()).split()
+    assert set(names) | set(rates) <= set(words)
+    assert words.count("1.00") >= languages and words.count("1.70") == (languages if tokenizers == 8 else 0)
+    bars = heights(svg)
+    assert len(bars) == languages * tokenizers and min(bars) > 5, "a bar of at least five points can be read"
+
+
+def test_compression_shows_gaps_and_doubt() -> None:
+    rates = {"a": [0.5, 2.25], "b": [None, 3.0]}
+    sure, unsure = (
+        figures.compression(["en", "ta"], rates, "base", {"a": [False, False], "b": [False, doubt]})
+        for doubt in (False, True)
+    )
+    assert "3.00" in sure and "hollow" not in sure and "hollow" in unsure and "None" not in sure
+    odd = figures.compression(["$x$"], {"a" * 40: [1.0]}, "b", {"a" * 40: [False]})
+    assert "$x$" in "".join(parse(odd).itertext()) and "a" * 29 + "…" in odd and "a" * 30 not in odd
+    assert sure.count("fill: none; stroke: #d9822b") == 0 < unsure.count("fill: none; stroke: #d9822b")
+
+
+def test_a_figure_of_its_own_is_legible_on_a_dark_page() -> None:
+    svg = figures.standalone(figures.bars(["a"], {"x": [1.0]}, "y"))
+    assert ET.fromstring(svg.encode()).get("style") == "background:#fff"
 
 
 def test_the_same_data_gives_the_same_bytes() -> None:
