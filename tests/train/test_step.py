@@ -155,7 +155,7 @@ def test_precision() -> None:
 
 def test_a_signal_is_noted_and_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with stop_on_signal() as stop:
+    with pytest.raises(Interrupted, match="SIGTERM"), stop_on_signal() as stop:
         assert not stop
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop
