@@ -5,18 +5,29 @@ that LogN scales rotated queries by position. Ours: window sizes, and that under
 count min(length, w), because a layer that never looks further than w needs no help beyond w.
 
 `LayerContext` is all an attention layer needs to know about positions; layers with the same window share one.
+A window is handed on as a number, not as a mask, so that attention can skip what lies outside (attention.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, log, log2
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from openqwen.model.config import Extension, ModelConfig
+
+
+class Sight(NamedTuple):
+    """Which keys a layer's queries see; what is given holds at once. The queries are the last T of the S keys."""
+
+    mask: Tensor | None  # (B or 1, 1, T, S) bool, True = may be seen
+    causal: bool  # none that come after
+    window: int | None  # only the last so many, the query's own included
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,7 @@ class LayerContext:
     cos: Tensor  # (B, T, 1, D/2) fp32
     sin: Tensor  # (B, T, 1, D/2) fp32
     query_scale: Tensor | None  # (B, T, 1, 1) fp32, LogN
-    mask: Tensor | None  # (B, 1, T, S) bool, True = may be seen; None: `causal` says it all
-    causal: bool  # plain lower triangle over S = T
+    sight: Sight
 
 
 def ntk_alpha(length: int, max_length: int) -> int:
@@ -98,22 +108,18 @@ def is_right_padded(mask: Tensor) -> bool:
 def plain_context(
     config: ModelConfig, extension: Extension, length: int, device: torch.device
 ) -> list[LayerContext]:
-    """Contexts of all layers for a batch of full rows: the fast path, no masks unless a window binds."""
+    """Contexts of all layers for a batch of full rows: the fast path, without any mask."""
     made: dict[int | None, LayerContext] = {}
-    index = torch.arange(length, device=device)[None]  # (1, T)
-    for window in binding_windows(extension, config.num_layers, length):
-        if window in made:
-            continue
-        alpha = ntk_alpha(min(length, window or length), config.max_length) if extension.dynamic_ntk else 1
+    windows = binding_windows(extension, config.num_layers, length)
+    for window in dict.fromkeys(windows):
+        reach = min(length, window or length)
+        alpha = ntk_alpha(reach, config.max_length) if extension.dynamic_ntk else 1
         cos, sin = rotary_table(length, config.head_dim, config.rope_base, alpha, device)
         scale = None
-        if extension.logn and min(length, window or length) > config.max_length:
-            scale = logn_at(config, index, window)
-        mask = None
-        if window is not None:
-            mask = visible(index, index, window)[:, None]
-        made[window] = LayerContext(cos, sin, scale, mask, causal=mask is None)
-    return [made[window] for window in binding_windows(extension, config.num_layers, length)]
+        if extension.logn and reach > config.max_length:
+            scale = logn_at(config, torch.arange(length, device=device)[None], window)
+        made[window] = LayerContext(cos, sin, scale, Sight(None, True, window))
+    return [made[window] for window in windows]
 
 
 def layer_contexts(
@@ -121,33 +127,38 @@ def layer_contexts(
     extension: Extension,
     positions: Tensor,
     lengths: Tensor,
-    mask: Tensor | None,
-    causal: bool,
     longest: int,
-    key_positions: Tensor,
+    sight: Callable[[int | None], Sight],
 ) -> list[LayerContext]:
     """Contexts of all layers in general.
 
-    positions (B, T), key_positions (B or 1, S): places within a row; lengths (B, 1) or (B, T): what alpha counts;
-    mask (B, T, S) or None: what may be seen apart from windows; causal: with no mask, the lower triangle.
+    positions (B, T): places within a row; lengths (B, 1) or (B, T): what alpha counts; longest: the longest row
+    there is after the call; sight: what a layer with a given window (None: it does not bind) sees.
     """
     made: dict[int | None, LayerContext] = {}
     windows = binding_windows(extension, config.num_layers, longest)
-    for window in windows:
-        if window in made:
-            continue
+    for window in dict.fromkeys(windows):
         cos, sin = rotary_at(config, extension, positions, lengths, window)
         scale = None
         if extension.logn and min(longest, window or longest) > config.max_length:
             scale = logn_at(config, positions, window)
-        seen = mask
-        if window is not None:
-            near = visible(positions, key_positions, window)  # (B, T, S)
-            seen = near if mask is None else mask & near
-        made[window] = LayerContext(
-            cos, sin, scale, None if seen is None else seen[:, None], causal and seen is None
-        )
+        made[window] = LayerContext(cos, sin, scale, sight(window))
     return [made[window] for window in windows]
+
+
+def sight_in_order(seen: Tensor | None) -> Callable[[int | None], Sight]:
+    """For keys that stand in the queries' own order. seen (B, 1 or T, T) bool: what a query may see besides order.
+
+    A row's real tokens stand side by side, so a window counts places. Padding sees itself: no softmax is empty.
+    """
+    if seen is None:
+        return lambda window: Sight(None, True, window)
+    T = seen.shape[-1]
+    order = torch.arange(T, device=seen.device)[None]  # (1, T)
+    seen = seen & visible(order, order, None) | torch.eye(
+        T, dtype=torch.bool, device=seen.device
+    )  # (B, T, T)
+    return lambda window: Sight(seen[:, None], False, window)
 
 
 def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:

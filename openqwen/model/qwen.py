@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openqwen.model.cache import CacheRows, KVCache
+from openqwen.model.attention import attend
+from openqwen.model.cache import CacheRows, KVCache, Part
 from openqwen.model.config import Extension, ModelConfig
 from openqwen.model.context import (
     LayerContext,
@@ -26,7 +27,7 @@ from openqwen.model.context import (
     layer_contexts,
     plain_context,
     segment_positions,
-    visible,
+    sight_in_order,
 )
 
 
@@ -64,19 +65,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, context: LayerContext) -> Tensor:
-    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, H, D): softmax(q k / sqrt(D)) v under the context's mask."""
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k,
-        v,
-        attn_mask=context.mask,
-        is_causal=context.causal and q.shape[1] > 1,
-        enable_gqa=q.shape[2] != k.shape[1],
-    )  # (B, H, T, D)
-    return out.transpose(1, 2)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for query, key and value."""
 
@@ -98,7 +86,7 @@ class Attention(nn.Module):
             k, v = rows.append(layer, k, v)  # (B, K, S, D)
         else:
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        return self.out(attend(q, k, v, context).reshape(B, T, C))
+        return self.out(attend(q, k, v, **context.sight._asdict()).reshape(B, T, C))
 
 
 class SwiGLU(nn.Module):
@@ -186,9 +174,9 @@ class Qwen(nn.Module):
         rows = cache.select(range(cache.num_rows)) if isinstance(cache, KVCache) else cache
         if rows is not None:
             assert segments is None and extension is None, "a cache brings its own rows and extension"
-            crossing = rows.crossing(ids, mask)
-            if crossing:
-                return self._across_chunk(ids, mask, rows, crossing)
+            parts = rows.parts(ids, mask)
+            if len(parts) > 1 or parts[0].again:
+                return self._by_parts(ids, mask, rows, parts)
         if extension is None:
             extension = Extension() if self.training else self.config.extension
         contexts = self._contexts(ids, mask, segments, rows, extension)
@@ -210,7 +198,12 @@ class Qwen(nn.Module):
         """What each layer must know about positions, by the cheapest way that is right for the arguments."""
         T, device = ids.shape[1], ids.device
         if rows is not None:
-            return self._cached_contexts(ids, mask, rows)
+            plan = rows.begin(ids, mask)
+            lengths = torch.tensor(rows.rope_lengths, device=device)[:, None]  # (B, 1)
+            return layer_contexts(
+                self.config, rows.extension, plan.positions, lengths, plan.reach, rows.sight
+            )
+        seen = None
         if segments is not None:
             positions, lengths = segment_positions(segments)  # (B, T) each
             seen = segments[:, :, None] == segments[:, None, :]  # (B, T, T)
@@ -221,43 +214,25 @@ class Qwen(nn.Module):
         else:
             lengths = mask.sum(1, keepdim=True)  # (B, 1)
             if is_right_padded(mask):
-                if self.config.max_length >= T and extension.windows is None:
+                if self.config.max_length >= T:
                     return plain_context(self.config, extension, T, device)
-                positions, seen = torch.arange(T, device=device).expand_as(ids), None
+                positions = torch.arange(T, device=device).expand_as(ids)  # (B, T)
             else:
                 positions, seen = (mask.cumsum(1) - 1).clamp(min=0), mask[:, None, :]
-        causal = seen is None
-        if seen is not None:
-            order = torch.arange(T, device=device)[None]
-            seen = seen & visible(order, order, None)
-            seen = seen | torch.eye(
-                T, dtype=torch.bool, device=device
-            )  # padding sees itself: no empty softmax
-        return layer_contexts(
-            self.config, extension, positions, lengths, seen, causal, int(lengths.max()), positions
-        )
+        longest = int(lengths.max())
+        return layer_contexts(self.config, extension, positions, lengths, longest, sight_in_order(seen))
 
-    def _cached_contexts(self, ids: Tensor, mask: Tensor | None, rows: CacheRows) -> list[LayerContext]:
-        fresh = max(rows.lengths) == 0 and mask is None
-        positions = rows.begin(ids, mask)  # (B, T)
-        keys = torch.arange(rows.visible, device=ids.device)[None]  # (1, S)
-        level = fresh or (ids.shape[1] == 1 and min(rows.total) == rows.visible)
-        seen = None if level else visible(positions, keys, None)  # (B, T, S)
-        lengths = torch.tensor(rows.rope_lengths, device=ids.device)[:, None]  # (B, 1)
-        return layer_contexts(
-            self.config, rows.cache.extension, positions, lengths, seen, fresh, max(rows.total), keys
-        )
-
-    def _across_chunk(self, ids: Tensor, mask: Tensor | None, rows: CacheRows, crossing: list[int]) -> Tensor:
-        """Exact decoding when some rows enter a new chunk: those are computed anew from their first token."""
+    def _by_parts(self, ids: Tensor, mask: Tensor | None, rows: CacheRows, parts: list[Part]) -> Tensor:
+        """Rows of different extensions one after the other, and in exact mode those that enter a new chunk anew."""
         out = self.embed.weight.new_zeros(*ids.shape, self.config.hidden_size)  # (B, T, C)
-        stay = [b for b in range(len(ids)) if b not in crossing]
-        if stay:
-            kept = None if mask is None else mask[stay]
-            out[stay] = self.hidden(ids[stay], kept, cache=rows.part(stay)).to(out.dtype)
-        for b in crossing:
-            real = torch.ones_like(ids[b], dtype=torch.bool) if mask is None else mask[b]
-            whole = torch.cat((rows.take(b).to(ids.device), ids[b][real]))  # (N,)
-            h = self.hidden(whole[None], cache=rows.part([b]))  # (1, N, C)
-            out[b, real] = h[0, -int(real.sum()) :].to(out.dtype)
+        for part in parts:
+            chosen = rows.part(part.places)
+            some, kept = ids[part.places], None if mask is None else mask[part.places]
+            if part.again:
+                real = slice(None) if kept is None else kept[0]
+                whole = torch.cat((chosen.take().to(ids.device), some[0, real]))  # (N,)
+                hidden = self.hidden(whole[None], cache=chosen)  # (1, N, C)
+                out[part.places[0], real] = hidden[0, len(whole) - len(some[0, real]) :].to(out.dtype)
+            else:
+                out[part.places] = self.hidden(some, kept, cache=chosen).to(out.dtype)
         return out

@@ -11,26 +11,38 @@ from openqwen.model import Extension, KVCache
 
 NTK = Extension(dynamic_ntk=True, logn=True)
 ALL = Extension(dynamic_ntk=True, logn=True, windows=(8, 12, 24))
+SHORT = Extension(windows=(3, 5, 9))
+WAYS = [Extension(), NTK, ALL, SHORT]
 
 
 def close(ours: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(ours, wanted, atol=2e-3, rtol=1e-4)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 @torch.inference_mode()
 def test_any_schedule_equals_full_prefills(small, data):
-    """Rows admitted, extended by any number of tokens on any side, evicted, copied: always as if computed whole."""
-    extension = data.draw(st.sampled_from([Extension(), NTK, ALL, Extension(windows=(3, 5, 9))]))
-    cache = KVCache(small.config, 4, 2, extension=extension, mode="exact")
+    """Rows admitted with any extension, fed any number of tokens on any side, cut, copied: as if computed whole."""
+    ways = data.draw(st.lists(st.sampled_from(WAYS), min_size=1, max_size=4))
+    cache = KVCache(small.config, 4, 2, extension=ways[0], mode="exact", keep_all=data.draw(st.booleans()))
     held: dict[int, list[int]] = {row: [] for row in range(4)}
     for _ in range(data.draw(st.integers(1, 7))):
         rows = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True))
         for row in rows:
-            if data.draw(st.integers(0, 5)) == 0:
+            cut = data.draw(st.integers(0, 8))
+            if cut == 0:
                 cache.free(row)
                 held[row] = []
+            elif cut == 1 and cache.shortest(row) < len(held[row]):
+                held[row] = held[row][: data.draw(st.integers(max(1, cache.shortest(row)), len(held[row])))]
+                cache.truncate(row, len(held[row]))
+            elif cut == 2:
+                source = data.draw(st.integers(0, 3))
+                cache.copy(source, row)
+                held[row] = list(held[source])
+            if not held[row]:
+                cache.open(row, data.draw(st.sampled_from(ways)))
         width = data.draw(st.sampled_from([1, 1, 2, 5, 19]))
         counts = [data.draw(st.integers(1, width)) for _ in rows]
         left = data.draw(st.booleans())
@@ -44,7 +56,7 @@ def test_any_schedule_equals_full_prefills(small, data):
         logits = small(ids, mask=given_mask, cache=cache.select(rows))
         for b, row in enumerate(rows):
             held[row] += ids[b, mask[b]].tolist()
-            whole = small(torch.tensor([held[row]]), extension=extension)[0]
+            whole = small(torch.tensor([held[row]]), extension=cache.extensions[row])[0]
             close(logits[b, mask[b]], whole[-counts[b] :])
             assert cache.lengths[row] == len(held[row])
 
@@ -111,8 +123,10 @@ def test_copy_move_truncate(small):
 def test_rows_side_by_side_are_not_copied(small):
     cache = KVCache(small.config, 4, 8)
     view = cache.select([1, 2])
-    view.begin(torch.zeros(2, 3, dtype=torch.int64), None)
-    keys, _ = view.append(0, torch.ones(2, 3, 5, 8), torch.ones(2, 3, 5, 8))
+    for width in (3, 1):
+        view.begin(torch.zeros(2, width, dtype=torch.int64), None)
+        keys, _ = view.append(0, torch.ones(2, width, 5, 8), torch.ones(2, width, 5, 8))
+        view.commit()
     assert keys.data_ptr() == cache.keys[0][1].data_ptr()
 
 
@@ -123,3 +137,61 @@ def test_decoding_allocates_nothing_for_the_cache(small):
         for _ in range(20):
             small(torch.zeros(2, 1, dtype=torch.int64), cache=cache)
     assert before == [store.data_ptr() for store in (*cache.keys, *cache.values)]
+
+
+@torch.inference_mode()
+def test_a_window_keeps_its_own_keys_only(small):
+    """Room and what is handed to attention stay at the window, whatever the row's length."""
+    ids = torch.randint(0, 61, (1, 200), generator=torch.Generator().manual_seed(6))
+    full, windowed = KVCache(small.config, 1, 4, extension=NTK), KVCache(small.config, 1, 4, extension=ALL)
+    for cache in (full, windowed):
+        for start in range(0, 200, 50):
+            small(ids[:, start : start + 50], cache=cache)
+    assert [store.shape[2] for store in windowed.keys] == [8, 12, 24]
+    assert windowed.num_bytes / full.num_bytes == (8 + 12 + 24) / (3 * full.keys[0].shape[2])
+    rows = windowed.select([0])
+    rows.begin(ids[:, :1], None)
+    new = torch.ones(1, 1, 5, 8)
+    assert [rows.append(layer, new, new)[0].shape[2] for layer in range(3)] == [8, 12, 24]
+
+
+@torch.inference_mode()
+def test_where_keys_were_let_go_one_token_can_be_taken_back(small):
+    ids = torch.randint(0, 61, (1, 40), generator=torch.Generator().manual_seed(7))
+    cache = KVCache(small.config, 2, extension=SHORT)
+    small(ids[:, :3], cache=cache.select([0]))
+    assert cache.shortest(0) == 0
+    small(ids[:, 3:20], cache=cache.select([0]))
+    assert cache.shortest(0) == 19
+    with pytest.raises(AssertionError):
+        cache.truncate(0, 18)
+    cache.truncate(0, 19)
+    logits = small(ids[:, 19:30], cache=cache.select([0]))[0]
+    close(logits, small(ids[:, :30], extension=SHORT)[0, 19:])
+
+
+@pytest.mark.parametrize("extension", [NTK, ALL], ids=["ntk+logn", "all"])
+@torch.inference_mode()
+def test_a_prompt_in_pieces_with_its_length_told_is_computed_once(small, extension):
+    ids = torch.randint(0, 61, (1, 70), generator=torch.Generator().manual_seed(8))
+    cache = KVCache(small.config, 1, extension=extension)
+    cache.open(0, extension, expected=60)
+    pieces = [small(ids[:, low : low + 10], cache=cache) for low in range(0, 60, 10)]
+    whole = small(ids[:, :60], extension=extension)
+    close(torch.cat(pieces, 1), whole)  # also the pieces before the last: their RoPE base is the prompt's
+    close(small(ids[:, 60:], cache=cache)[0], small(ids, extension=extension)[0, 60:])
+
+
+@torch.inference_mode()
+def test_released_mode_in_pieces_equals_released_mode_in_one(small):
+    ids = torch.randint(0, 61, (1, 50), generator=torch.Generator().manual_seed(9))
+    logits = []
+    for pieces in ([40], [7, 20, 13]):
+        cache, start = KVCache(small.config, 1, extension=NTK, mode="released"), 0
+        cache.open(0, NTK, expected=40)
+        for piece in pieces:
+            out = small(ids[:, start : start + piece], cache=cache)
+            start += piece
+        steps = [small(ids[:, t : t + 1], cache=cache) for t in range(40, 50)]
+        logits.append(torch.cat((out[:, -1:], *steps), 1))
+    close(*logits)
