@@ -30,6 +30,7 @@ from openqwen.engine.sequence import Completion, Sequence, TokenScore, Update
 from openqwen.engine.slots import Slots
 from openqwen.engine.text import TextStream
 from openqwen.model.cache import KVCache
+from openqwen.model.config import DecodeMode, Extension
 from openqwen.model.qwen import Qwen
 from openqwen.tokenizer import Tokenizer
 
@@ -40,6 +41,7 @@ class Engine:
     """Continuous batching over a model that may go on being trained between calls of `generate`.
 
     max_batch: sequences at once. budget: prompt tokens a step. max_length: longest prompt + reply; None: no limit.
+    mode: what a reply does that grows beyond a chunk of dynamic NTK (see model/cache.py).
     Not thread-safe: one thread owns it.
     """
 
@@ -52,6 +54,7 @@ class Engine:
         budget: int = 2048,
         max_length: int | None = None,
         deterministic: bool = False,
+        mode: DecodeMode = "exact",
     ) -> None:
         if model.config.vocab_size < tokenizer.vocab_size:
             raise DataError(
@@ -60,6 +63,7 @@ class Engine:
             )
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.max_length, self.deterministic = max_batch, max_length, deterministic
+        self.mode = mode
         self.end_ids = frozenset((tokenizer.eos_id, tokenizer.im_end_id, tokenizer.im_start_id))
         self._slots: Slots | None = None
         self.scheduler = Scheduler(max_batch, budget, self._swap, self._claim)
@@ -70,13 +74,25 @@ class Engine:
 
     # What people call
 
-    def generate(self, prompts: Seq[Prompt], sampling: Sampling | Seq[Sampling]) -> list[Completion]:
-        """One completion a prompt, in order. One Sampling for all gives prompt i the seed of `fork(i)`."""
+    def generate(
+        self,
+        prompts: Seq[Prompt],
+        sampling: Sampling | Seq[Sampling],
+        *,
+        extension: Extension | Seq[Extension | None] | None = None,
+    ) -> list[Completion]:
+        """One completion a prompt, in order. One Sampling for all gives prompt i the seed of `fork(i)`.
+
+        extension: of all prompts or of each; None is what the checkpoint says.
+        """
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list of strings or id lists, not one string")
         settings = self._settings(sampling, len(prompts))
+        ways = extension if isinstance(extension, Seq) else [extension] * len(prompts)
+        if len(ways) != len(prompts):
+            raise UsageError(f"{len(prompts)} prompts but {len(ways)} extensions")
         with self._call():
-            order = [self.submit(p, s) for p, s in zip(prompts, settings)]
+            order = [self.submit(p, s, extension=e) for p, s, e in zip(prompts, settings, ways)]
             done: dict[int, Completion] = {}
             while self.scheduler:
                 done.update((u.request, u.completion) for u in self.step() if u.completion is not None)
@@ -102,17 +118,21 @@ class Engine:
 
     # What a server calls
 
-    def submit(self, prompt: Prompt, sampling: Sampling, *, stream: bool = False) -> int:
-        """Queues a request and returns its number. stream: updates carry text."""
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        stream: bool = False,
+        extension: Extension | None = None,
+    ) -> int:
+        """Queues a request and returns its number. stream: updates carry text. extension: None is the checkpoint's."""
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        self._check(ids, sampling)
+        way = self.model.config.extension if extension is None else extension
+        self._check(ids, sampling, way)
         stop_ids = self.end_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
         text = TextStream(self.tokenizer, sampling.stop) if stream or sampling.stop else None
-        sequence = Sequence(self._next, ids, sampling, stop_ids, text)
-        config = self.model.config
-        # Under dynamic NTK a prompt beyond the training length scores its tokens with one RoPE base for all.
-        scored = sampling.prompt_logprobs is not None
-        sequence.whole = scored and config.dynamic_ntk and len(ids) > config.max_length
+        sequence = Sequence(self._next, ids, sampling, stop_ids, text, way)
         if sampling.penalised:
             sequence.seen = torch.zeros(self.tokenizer.vocab_size, dtype=torch.bool, device=self.device)
             sequence.seen[ids] = True
@@ -280,13 +300,16 @@ class Engine:
             raise UsageError(f"{count} prompts but {len(sampling)} sampling settings")
         return list(sampling)
 
-    def _check(self, ids: list[int], sampling: Sampling) -> None:
+    def _check(self, ids: list[int], sampling: Sampling, extension: Extension) -> None:
         if not ids:
             raise UsageError("the prompt is empty", fix="give at least one token, for example <|endoftext|>")
         if min(ids) < 0 or max(ids) >= self.model.config.vocab_size:
             raise UsageError(f"the prompt has an id outside the vocabulary of {self.model.config.vocab_size}")
         if any(not 0 <= i < self.tokenizer.vocab_size for i in sampling.logit_bias):
             raise UsageError(f"logit_bias names an id outside the vocabulary of {self.tokenizer.vocab_size}")
+        layers = self.model.config.num_layers
+        if extension.windows is not None and len(extension.windows) != layers:
+            raise UsageError(f"{len(extension.windows)} windows for a model of {layers} layers")
         total = len(ids) + sampling.max_tokens
         if self.max_length is not None and total > self.max_length:
             raise UsageError(
@@ -304,7 +327,13 @@ class Engine:
         if cache is None or cache.device != weight.device or cache.keys[0].dtype != weight.dtype:
             assert not self.scheduler.running, "the model moved while requests were running"
             cache = KVCache(
-                self.model.config, self.max_batch + 1, 64, dtype=weight.dtype, device=weight.device
+                self.model.config,
+                self.max_batch + 1,
+                64,
+                dtype=weight.dtype,
+                device=weight.device,
+                mode=self.mode,
+                keep_all=self.deterministic,
             )
             self._slots = Slots(cache, remember=True)
         assert self._slots is not None
@@ -314,10 +343,8 @@ class Engine:
         self._ensure_slots().swap(a, b)
 
     def _claim(self, sequence: Sequence, row: int) -> int:
-        slots = self._ensure_slots()
-        if sequence.sampling.prompt_logprobs is not None:  # every prompt token must be computed
-            return slots.claim([], row)
-        return slots.claim(sequence.prompt, row)
+        reuse = sequence.sampling.prompt_logprobs is None  # else every prompt token must be computed
+        return self._ensure_slots().claim(sequence.prompt, sequence.extension, row, reuse)
 
     @contextmanager
     def _call(self, remember: bool = False) -> Iterator[None]:

@@ -63,6 +63,8 @@ class Scheduler:
     def _worth_waiting(self, sequence: Sequence) -> bool:
         """Whether a prompt being computed now will soon offer a long beginning that is not yet in the cache."""
         for other in self.running[self.decoding :]:
+            if sequence.extension != other.extension:
+                continue
             common = common_prefix(sequence.prompt, other.prompt)
             if min(common, len(sequence.prompt) - 1) - other.fed >= SHARE:
                 return True
@@ -76,10 +78,7 @@ class Scheduler:
         width = max(self.budget // len(rows), min(rows[0].missing, self.budget))
         width = max(1, min(width, max(s.missing for s in rows)))
         taken = rows[: max(1, self.budget // width)]
-        if any(s.whole for s in taken):  # alone, and not cut
-            taken, width = [next(s for s in taken if s.whole)], max(s.missing for s in taken)
-        start = self.decoding + rows.index(taken[0])
-        return [Piece(start + i, s.fed, min(s.missing, width)) for i, s in enumerate(taken)]
+        return [Piece(self.decoding + i, s.fed, min(s.missing, width)) for i, s in enumerate(taken)]
 
     def feed(self, pieces: Seq[Piece]) -> list[Sequence]:
         """Marks pieces as computed. Prompts now complete join the decoding ones; they are returned in order."""

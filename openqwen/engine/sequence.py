@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.text import TextStream
+from openqwen.model.config import Extension
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -66,7 +67,7 @@ class Sequence:
     sampling: Sampling
     stop_ids: frozenset[int]
     text: TextStream | None
-    whole: bool = False  # its prompt must not be cut into pieces
+    extension: Extension
     fed: int = 0
     reused: int = 0
     ids: list[int] = field(default_factory=list)

@@ -11,6 +11,8 @@ from collections.abc import Sequence as Seq
 import torch
 
 from openqwen.model.cache import KVCache
+from openqwen.model.config import Extension
+from openqwen.model.context import crosses_chunk
 
 
 class Slots:
@@ -31,10 +33,10 @@ class Slots:
         cache.free(self.spare)
         self._used[a], self._used[b] = self._used[b], self._used[a]
 
-    def claim(self, prompt: Seq[int], row: int) -> int:
+    def claim(self, prompt: Seq[int], extension: Extension, row: int, reuse: bool = True) -> int:
         """Prepares `row`, the first free one, for a prompt; returns how many of its tokens are already there."""
         cache, self._clock = self.cache, self._clock + 1
-        source, common = self.match(prompt) if self.remember else (row, 0)
+        source, common = self.match(prompt, extension) if self.remember and reuse else (row, 0)
         if source > row and common == cache.lengths[source]:  # all of a remembered row: take it as it is
             self.swap(source, row)
         elif source != row or common < cache.lengths[row]:
@@ -43,8 +45,10 @@ class Slots:
                 cache.copy(source, row)
         if common:
             cache.truncate(row, common)
+            cache.expected[row] = len(prompt)
         else:
             cache.free(row)
+            cache.open(row, extension, expected=len(prompt))
         self._used[row] = self._clock
         return common
 
@@ -58,22 +62,29 @@ class Slots:
             self.cache.copy(row, oldest)
             self._used[oldest] = self._used[row]
 
-    def match(self, prompt: Seq[int]) -> tuple[int, int]:
+    def match(self, prompt: Seq[int], extension: Extension) -> tuple[int, int]:
         """The row with the longest common beginning, and its length; at least one token is left to compute."""
         cache = self.cache
         length = min(len(prompt) - 1, max(cache.lengths))
-        if length < 1 or not self._reusable(len(prompt)):
+        if length < 1:
             return 0, 0
         same = cache.ids[:, :length] == torch.tensor(prompt[:length])  # (rows, length)
-        common = same.int().cumprod(1).sum(1)  # (rows,)
-        held = torch.tensor([n if self._reusable(n) else 0 for n in cache.lengths])
-        common = torch.minimum(common, held)
-        row = int(common.argmax())
-        return row, int(common[row])
+        equal = same.int().cumprod(1).sum(1).tolist()  # (rows,)
+        useful = [self._useful(row, n, len(prompt), extension) for row, n in enumerate(equal)]
+        row = useful.index(max(useful))
+        return row, useful[row]
 
-    def _reusable(self, length: int) -> bool:
-        """Under dynamic NTK keys of a long row have another RoPE base than the same tokens in a short one."""
-        return not self.cache.extension.dynamic_ntk or length <= self.cache.config.max_length
+    def _useful(self, row: int, equal: int, length: int, extension: Extension) -> int:
+        """How many of a row's `equal` first tokens a prompt of `length` can go on from.
+
+        0 if the row was computed another way, or with another RoPE base, or if a window has let some of their keys go.
+        """
+        cache = self.cache
+        common = min(equal, cache.lengths[row])
+        if not common or cache.extensions[row] != extension or common < cache.shortest(row):
+            return 0
+        crosses = crosses_chunk(cache.config, extension, cache.rope_lengths[row], length)
+        return 0 if crosses else common
 
     def forget(self, running: int = 0) -> None:
         """Frees every row that no running sequence holds."""

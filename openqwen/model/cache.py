@@ -118,8 +118,9 @@ class KVCache:
         for store in (*self.keys, *self.values):
             store[target, :, :length] = store[source, :, :length]
         self.ids[target, :length] = self.ids[source, :length]
-        for record in (self.lengths, self.expected, self.rope_lengths, self.extensions):
+        for record in (self.lengths, self.expected, self.rope_lengths):
             record[target] = record[source]
+        self.extensions[target] = self.extensions[source]
 
     def move(self, source: int, target: int) -> None:
         """Copies a row and frees the old one."""
@@ -260,7 +261,7 @@ class CacheRows:
 
     def begin(self, ids: Tensor, mask: Tensor | None) -> Plan:
         """Makes room and remembers the tokens. ids, mask (B, T), of rows with one extension."""
-        cache, (B, T) = self.cache, ids.shape
+        cache, T = self.cache, ids.shape[1]
         starts = self.lengths
         start = torch.tensor(starts, device=ids.device)[:, None]  # (B, 1)
         if mask is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from openqwen.core.errors import DataError, UsageError
 from openqwen.engine import Completion, Engine, Sampling
+from openqwen.model import Extension, KVCache
 
 GREEDY = Sampling(temperature=0, max_tokens=20, stop_ids=())
 
@@ -101,10 +103,22 @@ def test_one_sampling_for_all_gives_equal_prompts_different_replies(model, token
     assert [r.ids for r in again] == [r.ids for r in replies]
 
 
+WAYS: tuple[Extension | None, ...] = (
+    None,  # as the checkpoint says: dynamic NTK and LogN
+    Extension(windows=(9, 40)),
+    Extension(),
+    Extension(dynamic_ntk=True, logn=True, windows=(30, 150)),
+)
+
+
+@pytest.mark.parametrize("ways", [WAYS[:1], WAYS], ids=["one extension", "mixed extensions"])
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_any_schedule_gives_the_same_tokens(model, tokenizer, deterministic):
+def test_any_schedule_gives_the_same_tokens(model, tokenizer, deterministic, ways):
     """Random arrivals, cancellations, budgets and batch sizes; shared beginnings; greedy and seeded."""
     texts = prompts(16, seed=8, longest=60)
+    extensions = [ways[i % len(ways)] for i in range(16)]
+    if len(ways) > 1:  # some begin or end beyond the training length of 128
+        texts[5:9] = [texts[i] * (1 + 125 // len(texts[i])) for i in range(5, 9)]
     for i in range(0, 16, 3):  # beginnings in common, so that rows are reused
         texts[i] = texts[0][:50] + texts[i][:10]
     settings = [
@@ -112,9 +126,10 @@ def test_any_schedule_gives_the_same_tokens(model, tokenizer, deterministic):
         for i in range(16)
     ]
     reference = Engine(model, tokenizer, deterministic=deterministic)
-    alone = [reference.generate([p], [s])[0] for p, s in zip(texts, settings)]
+    alone = [reference.generate([p], [s], extension=e)[0] for p, s, e in zip(texts, settings, extensions)]
     for seed in range(12 if deterministic else 50):
-        for i, reply in run_schedule(model, tokenizer, texts, settings, seed, deterministic).items():
+        done = run_schedule(model, tokenizer, texts, settings, extensions, seed, deterministic)
+        for i, reply in done.items():
             if reply.finish_reason == "cancelled":
                 assert reply.ids == alone[i].ids[: len(reply.ids)]
             else:
@@ -123,7 +138,7 @@ def test_any_schedule_gives_the_same_tokens(model, tokenizer, deterministic):
                     assert reply.logprobs == alone[i].logprobs  # bit for bit
 
 
-def run_schedule(model, tokenizer, texts, settings, seed, deterministic) -> dict[int, Completion]:
+def run_schedule(model, tokenizer, texts, settings, extensions, seed, deterministic) -> dict[int, Completion]:
     draw = random.Random(seed)
     engine = Engine(model, tokenizer, max_batch=draw.randint(1, 9), deterministic=deterministic)
     waiting = list(range(len(texts)))
@@ -135,7 +150,7 @@ def run_schedule(model, tokenizer, texts, settings, seed, deterministic) -> dict
         for _ in range(draw.randint(0, 4)):
             if waiting:
                 i = waiting.pop()
-                numbers[engine.submit(texts[i], settings[i])] = i
+                numbers[engine.submit(texts[i], settings[i], extension=extensions[i])] = i
         if numbers and draw.random() < 0.05:
             number = draw.choice(list(numbers))
             if (ended := engine.cancel(number)) is not None:
@@ -227,6 +242,55 @@ def test_beyond_the_training_length(tokenizer, naive):
     engine = Engine(model, tokenizer, max_batch=4, budget=90)
     for prompt, reply in zip(texts, engine.generate(texts, GREEDY)):
         assert reply.ids == naive(model, prompt, 20, set()), len(prompt)
+
+
+def test_a_batch_of_different_extensions_gives_each_what_it_gets_alone(model, tokenizer):
+    texts = [
+        prompts(1, seed=i, longest=1)[0] * n for i, n in enumerate((100, 127, 129, 140, 250, 258, 300, 60))
+    ]
+    ways = [WAYS[i % 4] for i in range(8)]
+    replies = Engine(model, tokenizer, max_batch=5, budget=90).generate(texts, GREEDY, extension=ways)
+    for text, way, reply in zip(texts, ways, replies):
+        ids = list(text)
+        for _ in range(20):
+            ids.append(int(model(torch.tensor([ids]), extension=way)[0, -1].argmax()))
+        assert reply.ids == ids[len(text) :]
+
+
+def test_a_conversation_beyond_the_training_length_goes_on_from_what_is_held(model, tokenizer):
+    """With windows a row can be continued but not cut; under dynamic NTK only within its chunk."""
+    first = prompts(1, seed=3, longest=1)[0] * 150
+    for way, reused in ((WAYS[0], 159), (WAYS[3], 159), (WAYS[1], 159)):
+        engine = Engine(model, tokenizer)
+        runs = []
+        for prompt in (first, None, first):
+            prompt = prompt or [*first, *runs[0].ids, 65, 66]
+            ids = engine.submit(prompt, Sampling(temperature=0, max_tokens=10, stop_ids=()), extension=way)
+            while engine.scheduler:
+                runs += [u.completion for u in engine.step() if u.request == ids and u.completion]
+        assert runs[1].reused == reused
+        assert runs[2].reused == (0 if way and way.windows else 149)
+        assert runs[2].ids == runs[0].ids
+        fresh = Engine(model, tokenizer).generate([runs[1].prompt_ids], GREEDY, extension=way)[0]
+        assert runs[1].ids == fresh.ids[:10]
+
+
+def test_released_mode_keeps_the_base_of_the_prompt(model, tokenizer):
+    """Whatever the pieces a prompt is fed in: the twin decodes through the cache, the prompt in one call."""
+    draw = random.Random(4)
+    prompt = [draw.randrange(256) for _ in range(250)]
+    cache = KVCache(model.config, 1, mode="released")
+    fed, ids = torch.tensor([prompt]), []
+    with torch.no_grad():
+        for _ in range(20):
+            ids.append(int(model(fed, cache=cache)[0, -1].argmax()))
+            fed = torch.tensor([ids[-1:]])
+    scored = dataclasses.replace(GREEDY, logprobs=0)
+    released = Engine(model, tokenizer, budget=60, mode="released").generate([prompt], scored)[0]
+    exact = Engine(model, tokenizer, budget=60).generate([prompt], scored)[0]
+    assert released.ids == ids
+    difference = [abs(a.logprob - b.logprob) for a, b in zip(released.scores, exact.scores)]
+    assert max(difference[:7]) < 1e-4 < 1e-3 < min(difference[7:9])  # the 257th token enters the next chunk
 
 
 def test_loglikelihood_equals_whole_forward_passes(model, tokenizer):
