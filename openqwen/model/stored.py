@@ -2,12 +2,13 @@
 
 Ours. Headers are compared with the configuration before a single weight is read, so a wrong checkpoint is refused
 (tensor name and both shapes) at no cost. Weights are then read in pieces straight to where they are wanted,
-converted and checked for NaN and infinity on the way.
+converted and checked for NaN and infinity on the way; or the file itself becomes their memory (`map_tensor`).
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -296,6 +297,28 @@ def read_stacked(
     return out
 
 
+def can_be_mapped(stored: Sequence[Stored], dtype: torch.dtype | None = None) -> bool:
+    """Whether a parameter lies in the file just as it is wanted: in one part, in the dtype asked for, aligned."""
+    one = stored[0]
+    return len(stored) == 1 and dtype in (None, one.dtype) and one.start % one.dtype.itemsize == 0
+
+
+def map_tensor(stored: Stored) -> Tensor:
+    """The tensor with the file as its memory; what is written to it stays private. DataError as in `read_stacked`.
+
+    The system may drop such pages and read them again, so weights larger than the memory work, slowly. The file
+    must not be cut short meanwhile; replacing it by another is harmless.
+    """
+    begin = stored.start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    with stored.file.open("rb") as file:
+        length = stored.stop - begin
+        pages = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=begin)
+    flat = torch.frombuffer(pages, dtype=stored.dtype, offset=stored.start - begin)
+    for part in flat.split(PIECE_BYTES // stored.dtype.itemsize):
+        _check_finite(part, part, stored)
+    return flat.view(stored.shape)
+
+
 def _read_into(out: Tensor, stored: Stored) -> None:
     """Fills `out` (contiguous, any dtype and device) from the file, piece by piece."""
     flat, item = out.view(-1), stored.dtype.itemsize
@@ -308,9 +331,14 @@ def _read_into(out: Tensor, stored: Stored) -> None:
             _read_exactly(file, bytes_of(buffer), stored)
             if not direct:
                 part.copy_(buffer)
-            bad = int((~torch.isfinite(part)).sum())
-            if bad:
-                raise _not_finite(stored, part.dtype, bad, bool(torch.isfinite(buffer).all()))
+            _check_finite(part, buffer, stored)
+
+
+def _check_finite(part: Tensor, read: Tensor, stored: Stored) -> None:
+    """DataError if values (N,) hold NaN or infinity; `read`: as they stood in the file, if they were converted."""
+    if len(part) and not all(torch.isfinite(end) for end in torch.aminmax(part)):  # NaN is both ends then
+        bad = int((~torch.isfinite(part)).sum())
+        raise _not_finite(stored, part.dtype, bad, bool(torch.isfinite(read).all()))
 
 
 def _not_finite(stored: Stored, dtype: torch.dtype, bad: int, overflow: bool) -> DataError:

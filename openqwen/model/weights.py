@@ -1,8 +1,9 @@
 """Models from and to disk: safetensors, one file or shards with an index; nothing is ever pickled.
 
 Ours. A checkpoint is checked by its headers first (`stored.py`), then read straight into the model's own memory: the
-peak is the weights' size in the dtype asked for, not twice that. Writing goes tensor by tensor, so that what is
-only passed on (`export.py`) never needs memory for more than one.
+peak is the weights' size in the dtype asked for, not twice that. Weights that would not fit are mapped where they can
+be; that is not the rule, because a model runs slower on small pages that the system may drop. Writing goes tensor
+by tensor, so that what is only passed on (`export.py`) never needs memory for more than one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from openqwen.core.artifact import need_disk, replacing, write_json
 from openqwen.core.config import validate
+from openqwen.core.errors import OpenQwenError
 from openqwen.model.config import ModelConfig
 from openqwen.model.heads import ScalarModel
 from openqwen.model.hf import Layout, pieces, write_config
@@ -30,6 +32,8 @@ from openqwen.model.stored import (
     SINGLE,
     Stored,
     bytes_of,
+    can_be_mapped,
+    map_tensor,
     open_checkpoint,
     parameter_shapes,
     read_stacked,
@@ -60,10 +64,12 @@ def load_model(
     logn: bool | None = None,
     windows: Sequence[int] | None = None,
     dropout: float = 0.0,
+    mapped: bool | None = None,
 ) -> Qwen:
     """A model in eval mode from an artefact or a Hugging Face folder.
 
-    dtype, dynamic_ntk, logn, windows: None means as the checkpoint says. dropout: for training it further.
+    dtype, dynamic_ntk, logn, windows: None means as the checkpoint says. dropout: for training it further. mapped:
+    use the files as memory where dtype and layout allow; None: if the weights are larger than the memory available.
     DataError for a checkpoint that is incomplete, contradicts its config, is pickled, or holds NaN.
     """
     checkpoint = open_checkpoint(path)
@@ -72,7 +78,7 @@ def load_model(
     config = validate(ModelConfig, {**checkpoint.config.model_dump(), **changed, "dropout": dropout})
     with torch.device("meta"):
         model = Qwen(config)
-    _fill(model, checkpoint.parts, dtype, device)
+    _fill(model, checkpoint.parts, dtype, device, mapped)
     return model.eval()
 
 
@@ -116,11 +122,48 @@ def _fill(
     parts: Mapping[str, Sequence[Stored]],
     dtype: torch.dtype | None,
     device: torch.device | str | None,
+    mapped: bool | None = None,
 ) -> None:
-    """Replaces the model's meta parameters by memory filled from the files."""
+    """Replaces the model's meta parameters by memory filled from the files, or by the files."""
+    chosen = _to_map(parts, dtype, mapped) if torch.device(device or "cpu").type == "cpu" else set()
     for name, stored in parts.items():
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(read_stacked(stored, dtype, device)))
+        tensor = map_tensor(stored[0]) if name in chosen else read_stacked(stored, dtype, device)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor))
+
+
+def _to_map(
+    parts: Mapping[str, Sequence[Stored]], dtype: torch.dtype | None, mapped: bool | None
+) -> set[str]:
+    """Parameters to be mapped. OpenQwenError if the others do not fit into the memory available."""
+    room = available_memory()
+    sizes = {
+        name: sum(prod(one.shape) for one in stored) * (dtype or stored[0].dtype).itemsize
+        for name, stored in parts.items()
+    }
+    total = sum(sizes.values())
+    if mapped is None:
+        mapped = room is not None and total > room
+    chosen = {name for name, stored in parts.items() if mapped and can_be_mapped(stored, dtype)}
+    needed = total - sum(sizes[name] for name in chosen)
+    if room is not None and needed > room:
+        stands = str(next(iter(parts.values()))[0].dtype).removeprefix("torch.")
+        raise OpenQwenError(
+            f"too little memory: the weights take {needed / 2**30:.1f} GiB, {room / 2**30:.1f} GiB are available",
+            fix=f"load them as they stand in the file (dtype {stands}), in the released layout, so that they can "
+            "be mapped; or free some memory",
+        )
+    return chosen
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping others out, by /proc/meminfo; None where there is no such file."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return None
+    values = dict(line.split(":", 1) for line in lines)
+    return sum(int(values[key].split()[0]) for key in ("MemAvailable", "SwapFree")) << 10
 
 
 # Writing

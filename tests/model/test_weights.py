@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
+from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openqwen.core.errors import DataError, UsageError
+from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.model import (
     ModelConfig,
     Qwen,
@@ -21,6 +24,7 @@ from openqwen.model import (
     save_scalar,
     stored,
 )
+from openqwen.model.hf import Layout, pieces, write_config
 from openqwen.model.stored import find_tensors, parameter_shapes, read_header
 
 IDS = torch.randint(0, 61, (2, 14), generator=torch.Generator().manual_seed(0))
@@ -140,6 +144,80 @@ def test_tied_embeddings_become_two_equal_tensors(tmp_path):
     assert model.head.weight.data_ptr() != model.embed.weight.data_ptr()
 
 
+@pytest.mark.parametrize("layout", ["qwen1", "qwen2"])
+def test_mapped_weights_are_the_same_and_the_file_stays_as_it_is(tmp_path, layout):
+    model = Qwen(CONFIG)
+    save_model(model, tmp_path, layout=layout)
+    before = files(tmp_path)
+    loaded = load_model(tmp_path, mapped=True)
+    for (name, ours), theirs in zip(model.named_parameters(), loaded.parameters()):
+        assert torch.equal(ours, theirs), name
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert files(tmp_path) == before
+    assert torch.equal(load_model(tmp_path, mapped=True).embed.weight, model.embed.weight)
+    (tmp_path / "model.safetensors").unlink()
+    loaded(IDS)
+
+
+def test_weights_larger_than_the_memory_are_mapped_or_refused(tmp_path, monkeypatch):
+    save_model(Qwen(CONFIG), tmp_path, layout="qwen1")
+    monkeypatch.setattr("openqwen.model.weights.available_memory", lambda: 1000)
+    monkeypatch.setattr("openqwen.model.weights.read_stacked", None)  # nothing may be read
+    load_model(tmp_path)(IDS)
+    with pytest.raises(OpenQwenError, match="too little memory") as caught:
+        load_model(tmp_path, dtype=torch.bfloat16)
+    assert "float32" in str(caught.value)
+
+
+PEAK = r"""
+import re, sys, torch
+from pathlib import Path
+from openqwen.model.weights import load_model
+peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10
+before = peak()
+model = load_model(sys.argv[1], dtype=getattr(torch, sys.argv[2]), mapped=sys.argv[3] == "mapped")
+print(peak() - before, sum(p.nbytes for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize(
+    ("layout", "dtype", "how"),
+    [
+        ("qwen1", "bfloat16", "read"),
+        ("qwen1", "bfloat16", "mapped"),
+        ("qwen1", "float32", "read"),
+        ("qwen2", "bfloat16", "mapped"),
+        ("qwen2", "float16", "read"),
+    ],
+)
+def test_loading_takes_the_weights_and_little_more(tmp_path, layout, dtype, how):
+    """The pieces in between are of a fixed size, so what is little here is little at 14B."""
+    config = ModelConfig(vocab_size=16_384, hidden_size=1024, num_layers=10, num_heads=8)
+    write_zeros(tmp_path, config, layout)
+    run = [sys.executable, "-c", PEAK, str(tmp_path), dtype, how]
+    extra, size = map(int, subprocess.run(run, check=True, capture_output=True, text=True).stdout.split())
+    assert size > 300 << 20
+    assert extra < size + (256 << 20)
+
+
+def write_zeros(folder: Path, config: ModelConfig, layout: Layout) -> None:
+    """A checkpoint in bfloat16 whose weights are a hole in the file: no time and no disk."""
+    shapes, header, at = parameter_shapes(config), {}, 0
+    for piece in pieces(config, layout, shapes, False):
+        shape = [piece.rows, *shapes[piece.ours][1:]]
+        header[piece.name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + 2 * prod(shape)]}
+        at += 2 * prod(shape)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+    (folder / "config.json").write_text(json.dumps(write_config(config, layout, "bfloat16", False)))
+
+
 # Damage
 
 
@@ -158,6 +236,7 @@ def unread(monkeypatch) -> None:
 
     monkeypatch.setattr("openqwen.model.stored.read_stacked", read)
     monkeypatch.setattr("openqwen.model.weights.read_stacked", read)
+    monkeypatch.setattr("openqwen.model.weights.map_tensor", read)
 
 
 def change(folder: Path, **tensors: torch.Tensor | None) -> None:
