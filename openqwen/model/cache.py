@@ -181,7 +181,7 @@ class Plan:
     totals: list[int]  # and holds afterwards
     reach: int  # the greatest length that windows and factors count with
     windows: list[int | None]  # of each layer, None where it does not bind
-    targets: dict[tuple[int | None, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    targets: dict[tuple[int | None, int, int], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:
@@ -278,9 +278,9 @@ class CacheRows:
         windows = binding_windows(self.extension, cache.config.num_layers, reach)
         self.plan = Plan(positions, mask, starts, totals, reach, windows)
         cache.make_room(self.extension, self.plan.longest)
-        taken, slots = self._targets(None, cache.ids.shape[1])
+        taken, lines = self._targets(None, cache.ids.shape[1], 1)
         flat = ids.flatten() if taken is None else ids.flatten()[taken]
-        cache.ids.view(-1)[slots.to(cache.ids.device)] = flat.to(cache.ids.device)
+        cache.ids.view(-1)[lines.to(cache.ids.device)] = flat.to(cache.ids.device)
         return self.plan
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -338,32 +338,31 @@ class CacheRows:
         before = visible(plan.positions, earlier, ring) & (earlier >= 0)[:, None]  # (B, T, P)
         return Sight(torch.cat((before, among), 2)[:, None], False, None)
 
-    def _targets(self, ring: int | None, room: int) -> tuple[Tensor | None, Tensor]:
-        """Which of the B*T new tokens are kept (None: all) and in which slot of (rows * room), both (N,)."""
+    def _targets(self, ring: int | None, room: int, heads: int) -> tuple[Tensor | None, Tensor]:
+        """Which of the B*T new tokens are kept (None: all), and their lines (N * heads,) in (rows * heads * room)."""
         plan = self.plan
-        if (ring, room) not in plan.targets:
-            kept = plan.mask
+        if (ring, room, heads) not in plan.targets:
+            kept, device = plan.mask, plan.positions.device
             if (
                 ring is not None and plan.positions.shape[1] > 1
             ):  # the last of each row only: a slot is written once
-                first = torch.tensor(plan.totals, device=plan.positions.device)[:, None] - ring  # (B, 1)
-                kept = plan.positions >= first if kept is None else kept & (plan.positions >= first)
-            slots = self.index[:, None] * room + (plan.positions if ring is None else plan.positions % ring)
+                late = plan.positions >= torch.tensor(plan.totals, device=device)[:, None] - ring  # (B, T)
+                kept = late if kept is None else kept & late
+            slots = plan.positions if ring is None else plan.positions % ring  # (B, T)
+            head = self.index[:, None] * heads + torch.arange(heads, device=device)  # (B, heads) of all heads
+            lines = (head[:, None] * room + slots[:, :, None]).flatten(0, 1)  # (B*T, heads)
             taken = None if kept is None else kept.flatten().nonzero().squeeze(1)  # (N,)
-            slots = slots.flatten()
-            plan.targets[ring, room] = taken, slots if taken is None else slots[taken]
-        return plan.targets[ring, room]
+            plan.targets[ring, room, heads] = taken, (lines if taken is None else lines[taken]).flatten()
+        return plan.targets[ring, room, heads]
 
     def _store(self, store: Tensor, new: Tensor, ring: int | None) -> None:
         """Writes new (B, T, K, D) into store (rows, K, room, D)."""
         K, room, D = store.shape[1:]
-        taken, slots = self._targets(ring, room)  # (N,)
+        taken, lines = self._targets(ring, room, K)  # (N*K,)
         flat = new.flatten(0, 1)  # (B*T, K, D)
         if taken is not None:
             flat = flat[taken]
-        head = torch.arange(K, device=store.device)  # between row and slot
-        lines = ((slots // room * K)[:, None] + head) * room + (slots % room)[:, None]  # (N, K)
-        store.view(-1, D).index_copy_(0, lines.flatten(), flat.flatten(0, 1).to(store.dtype))
+        store.view(-1, D).index_copy_(0, lines, flat.flatten(0, 1).to(store.dtype))
 
     def _stored(self, store: Tensor, ring: int | None) -> Tensor:
         """The rows' part of a store, (B, K, S, D)."""
