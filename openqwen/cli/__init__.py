@@ -30,6 +30,7 @@ COMMANDS = (
     ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
     ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
     ("export", "openqwen.cli.export:export", "Write a model for transformers, Qwen-1 programs or llama.cpp."),
+    ("plan", "openqwen.cli.plan:plan", "Predict memory, disk, FLOPs and time of pretraining by a recipe."),
     ("config", "openqwen.cli.config:app", "Show settings with value, source and origin."),
     (
         "show",

@@ -1,19 +1,27 @@
-"""Attention over the keys a query may see, by the fastest kernel that was measured, and a readable twin.
+"""Attention over the keys a query may see, by the kernel calls that were measured to be fastest, and a readable twin.
 
-Report §2.3 (attention, Flash Attention for training) and §2.5 (windows that differ by layer). The report names the
-kernel and the technique; how a window saves work is ours: queries go in blocks, each over its own slice of keys.
+Report §2.4 trains with Flash Attention, §2.5 gives layers windows of different sizes. The report's: both techniques.
+Ours: how they save work. Scaled dot-product attention of torch picks the flash kernel of the device. It leaves out what
+`is_causal` hides, but not what a mask hides; so under a mask or a window queries go in blocks, each against the
+slice of keys that one of its queries may see. `benchmarks/attention.py` measures it, FlexAttention beside it.
 
-B batch, T queries, S keys, H heads, K key/value heads, D head dim. Queries are the last T of S positions.
+B batch, T queries, S keys, H heads, K key/value heads, D head dim. The queries are the last T of S positions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 256  # queries that share a slice of keys
-ALIGN = 64  # slices begin at a multiple of this
+# Queries of a block, and what slices of keys begin at multiples of. Measured on CPU for T 256 to 8192: 128 is best up
+# to windows of 512, 256 beyond; nothing of it on CUDA. Multiples of one number wherever the queries stand, so that the
+# tiles of engine/deterministic.py lie the same for a query in any company.
+BLOCK = 128
+WIDE_WINDOW, WIDE_BLOCK = 1024, 256
+CPU_SKIPS = 512  # keys: the CPU's flash kernel leaves out hidden keys only in whole pieces of this
 
 
 def attend(
@@ -25,42 +33,59 @@ def attend(
     causal: bool = False,
     window: int | None = None,
 ) -> Tensor:
-    """q (B, T, H, D), k and v (B, K, S, D) -> (B, T, H, D): softmax(q k / sqrt(D)) v over what may be seen.
+    """q (B, T, H, D), k and v (B, K, S, D), K divides H -> (B, T, H, D): softmax(q k / sqrt(D)) v over what is seen.
 
-    mask (B or 1, 1, T, S) bool: True may be seen; every query must see at least itself.
-    causal: query i sees keys up to i + S - T. window: of these only the last `window`; implies causal.
+    mask (B or 1, 1, T, S) bool: True may be seen; each query must see at least itself.
+    causal: query i sees keys up to i + S - T, its own place. window: of these the last `window`; implies causal.
     """
     T, S = q.shape[1], k.shape[2]
     if window is not None and window < S:
-        return _banded(q, k, v, mask, window)
+        return _in_blocks(q, k, v, mask, window)
     if T == 1 or not (causal or window):
-        return _sdpa(q, k, v, mask)
-    if mask is None and T == S:
-        return _sdpa(q, k, v, None, causal=True)
-    return _banded(q, k, v, mask, S)
+        return _kernel(q, k, v, mask)
+    whole = not (q.device.type == "cpu" and 2 * BLOCK < S <= CPU_SKIPS)
+    if mask is None and T == S and whole:
+        return _kernel(q, k, v, causal=True)
+    return _in_blocks(q, k, v, mask, S)
 
 
-def _banded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int) -> Tensor:
-    """Blocks of queries, each over the keys that one of them sees: T x (window + BLOCK) scores instead of T x S."""
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int) -> Tensor:
+    """`attend` under a window: T x (window + about 2 blocks) scores instead of T x S."""
     T, S = q.shape[1], k.shape[2]
+    size = BLOCK if window < WIDE_WINDOW else WIDE_BLOCK
+    keys, values = _slices(k), _slices(v)
     out = []
-    for start in range(0, T, BLOCK):
-        stop = min(start + BLOCK, T)
-        high = stop + S - T
-        low = max(0, start + S - T - window + 1) // ALIGN * ALIGN
-        seen = band(start + S - T - low, stop - start, high - low, window, q.device)
+    for start, block in zip(range(0, T, size), q.split(size, dim=1)):  # block (B, size or what is left, H, D)
+        stop = start + block.shape[1]
+        first, last = start + S - T, stop + S - T - 1  # places of the block's queries among the keys
+        low = max(0, first - window + 1) // BLOCK * BLOCK
+        high = min(S, (last // BLOCK + 1) * BLOCK)
+        seen = band(first - low, stop - start, high - low, window, q.device)  # (stop - start, high - low)
         if mask is not None:
-            seen = seen & mask[:, :, start:stop, low:high]
-        out.append(_sdpa(q[:, start:stop], k[:, :, low:high], v[:, :, low:high], seen))
-    return torch.cat(out, dim=1)  # (B, T, H, D)
+            seen = seen & mask[:, :, start:stop, low:high]  # (B, 1, stop - start, high - low)
+        out.append(_kernel(block, keys(low, high), values(low, high), seen))
+    return out[0] if len(out) == 1 else torch.cat(out, dim=1)  # (B, T, H, D)
 
 
 def band(first: int, queries: int, keys: int, window: int, device: torch.device) -> Tensor:
-    """(queries, keys) bool: query i stands at key first + i and sees it and the window - 1 keys before it."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(first).triu(first - window + 1)
+    """(queries, keys) bool: query i stands at key first + i; it sees that one and the window - 1 before it."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril_(first).triu_(first - window + 1)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+def _slices(x: Tensor) -> Callable[[int, int], Tensor]:
+    """x (B, K, S, D) -> what returns x[:, :, low:high], low at a multiple of BLOCK, high too or S.
+
+    The gradient of a slice is a tensor as long as x, and one a block makes the backward pass quadratic in time; the
+    gradient of all pieces of a split is one concatenation.
+    """
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return lambda low, high: x[:, :, low:high]
+    pieces = x.split(BLOCK, dim=2)
+    return lambda low, high: torch.cat(pieces[low // BLOCK : -(-high // BLOCK)], dim=2)
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """The one call of torch's attention, with its heads moved outside and back."""
     gqa = q.shape[2] != k.shape[1]
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2), k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa
@@ -77,16 +102,18 @@ def reference(
     causal: bool = False,
     window: int | None = None,
 ) -> Tensor:
-    """The readable twin of `attend`: all scores, a mask, a softmax."""
-    (_, T, H, D), (K, S) = q.shape, k.shape[1:3]
+    """The readable twin of `attend`: all T x S scores, what is hidden at minus infinity, a softmax."""
+    (T, H, D), (K, S) = q.shape[1:], k.shape[1:3]
     k, v = (x.repeat_interleave(H // K, dim=1) for x in (k, v))  # (B, H, S, D)
     scores = q.transpose(1, 2) @ k.transpose(2, 3) / D**0.5  # (B, H, T, S)
-    distance = torch.arange(S - T, S, device=q.device)[:, None] - torch.arange(S, device=q.device)  # (T, S)
+    places = torch.arange(S, device=q.device)
+    distance = places[S - T :, None] - places  # (T, S) how far behind the query a key stands
     seen = torch.ones_like(distance, dtype=torch.bool)
     if causal or window is not None:
-        seen = distance >= 0
+        seen = seen & (distance >= 0)
     if window is not None:
         seen = seen & (distance < window)
     if mask is not None:
-        seen = seen & mask  # (B, 1, T, S)
-    return (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v).transpose(1, 2)
+        seen = seen & mask  # (B or 1, 1, T, S)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)  # (B, H, T, S)
+    return (weights @ v).transpose(1, 2)

@@ -158,7 +158,7 @@ def sight_in_order(seen: Tensor | None) -> Callable[[int | None], Sight]:
     seen = seen & visible(order, order, None) | torch.eye(
         T, dtype=torch.bool, device=seen.device
     )  # (B, T, T)
-    return lambda window: Sight(seen[:, None], False, window)
+    return lambda window: Sight(seen[:, None], True, window)  # triangular already; said again, it saves work
 
 
 def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
@@ -175,10 +175,10 @@ def binding_windows(extension: Extension, num_layers: int, longest: int) -> list
 
 
 def crosses_chunk(config: ModelConfig, extension: Extension, before: int, after: int) -> bool:
-    """Whether growing from `before` to `after` tokens changes the RoPE base of any layer."""
+    """Whether going from `before` to `after` tokens changes the RoPE base of any layer."""
     if not extension.dynamic_ntk or before == 0:
         return False
-    windows = extension.windows or (after,)
+    windows = extension.windows or (max(before, after),)
     return any(
         ntk_alpha(min(before, window), config.max_length) != ntk_alpha(min(after, window), config.max_length)
         for window in set(windows)

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from openqwen.core.config import Config, Count, setting
 from openqwen.model.config import ModelConfig
-from openqwen.train.config import OptimConfig, Precision, ScheduleConfig
+from openqwen.train.config import OptimConfig, ParallelConfig, Precision, ScheduleConfig
 
 
 class ShapeConfig(Config):
@@ -58,6 +58,7 @@ class PretrainConfig(Config):
     micro_batch: int = setting(
         8, source="ours", doc="sequences at a time, for memory; no influence on the result", gt=0
     )
+    parallel: ParallelConfig = setting(ParallelConfig(), source="ours", doc="how processes share the work")
     precision: Precision = setting("bf16", source="report §2.4", doc="auto: fp32 where bf16 is emulated")
     seed: int = setting(1234, source="ours", doc="weights, data order, dropout", ge=0)
     log_interval: Count = setting(1, source="ours", doc="steps between records of metrics.jsonl", gt=0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openqwen.core.artifact import Artifact, Run, find, open_inputs, stage_run, write_jsonl
+from openqwen.core.artifact import Artifact, Run, find, open_inputs, write_jsonl
 from openqwen.core.config import Resolved
 from openqwen.core.console import Progress
 from openqwen.core.errors import DataError
@@ -25,7 +25,8 @@ from openqwen.pretrain.config import PretrainConfig
 from openqwen.pretrain.heldout import HeldOut, bits_per_byte, held_out
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import checkpoint, precision
+from openqwen.train import checkpoint, distributed, precision
+from openqwen.train.distributed import GradientTree, World, shard_seed
 from openqwen.train.flops import flops_per_token
 from openqwen.train.loader import batch_at, num_pieces
 from openqwen.train.loss import cross_entropy
@@ -42,16 +43,21 @@ def run(resolved: Resolved[PretrainConfig], inputs: dict[str, Path], out: Path) 
     tokenizer = load_tokenizer(inputs["tokenizer"])
     tokens = open_tokens(inputs["tokens"], "train")
     check(resolved.config, tokens, tokenizer, inputs["tokens"])
-    with stage_run(out, "model", resolved, opened) as stage:
-        train(
-            resolved.config,
-            tokens,
-            open_tokens(inputs["tokens"], "valid"),
-            tokenizer,
-            stage,
-            inputs.get("model"),
-        )
-    shutil.rmtree(out / "checkpoints")  # only now: DONE stands, nothing will continue from them
+    with distributed.join(resolved.config.parallel.timeout) as world:
+        distributed.check(resolved.config.parallel, world, resolved.config.batch_size)
+        with distributed.stage(world, out, "model", resolved, opened) as stage:
+            train(
+                resolved.config,
+                tokens,
+                open_tokens(inputs["tokens"], "valid"),
+                tokenizer,
+                stage,
+                inputs.get("model"),
+                world,
+            )
+        if world.main:
+            shutil.rmtree(out / "checkpoints")  # only now: DONE stands, nothing will continue from them
+        world.barrier()
     finished = find(out)
     assert finished is not None
     return finished
@@ -69,19 +75,27 @@ def check(config: PretrainConfig, tokens: Tokens, tokenizer: Tokenizer, path: Pa
 
 
 def train(
-    config: PretrainConfig, tokens: Tokens, valid: Tokens, tokenizer: Tokenizer, stage: Run, base: Path | None
+    config: PretrainConfig,
+    tokens: Tokens,
+    valid: Tokens,
+    tokenizer: Tokenizer,
+    stage: Run,
+    base: Path | None,
+    world: World,
 ) -> None:
     """The run: everything between the inputs and the files of the artefact."""
-    device = precision.pick_device()
+    device, parallel = world.device, config.parallel
     dtype = precision.pick_dtype(config.precision, device)
     precision.deterministic(config.seed)
     model = begin(config, tokenizer, base).to(device).train()
+    distributed.prepare(model, model.blocks, parallel, dtype)
+    gradients = GradientTree(model, parallel)
     optimizer = make_optimizer(model, config.optim)
     guard = Guard(config.optim.max_bad_steps)
     text = held_out(valid, tokenizer, config.context, config.eval_tokens)
 
     modules, optimizers = {"model": model}, {"adamw": optimizer}
-    state = checkpoint.load_latest(stage.checkpoints, modules, optimizers)
+    state = checkpoint.load_latest(stage.checkpoints, modules, optimizers, world=world)
     metrics = stage.open_metrics(state["step"] if state else None)
     if state is None:
         bits = bits_per_byte(model, text, config.micro_batch, dtype)
@@ -96,16 +110,28 @@ def train(
             # ---- one training step --------------------------------------------------------------------------
             lr = lr_at(step, config.steps, config.optim.lr, config.schedule)
             set_lr(optimizer, lr)
-            batch = batch_at(tokens, step, config.batch_size, config.context, config.seed)  # (B, T + 1)
-            loss = torch.zeros((), device=device)
-            for part in batch.split(config.micro_batch):
-                ids = part.to(device, non_blocking=True)
-                with precision.autocast(dtype, device):
-                    hidden = model.hidden(ids[:, :-1])  # (b, T, C)
-                    total, _ = cross_entropy(hidden.flatten(0, 1), model.head.weight, ids[:, 1:].flatten())
-                    part_loss = total / config.batch_tokens  # of the whole batch: parts add up to its mean
-                part_loss.backward()
-                loss += part_loss.detach()
+            own, shards = distributed.local_parts(parallel, world)
+            losses = torch.zeros(shards, device=device)
+            for shard in own:
+                torch.manual_seed(shard_seed(config.seed, step, shard))  # dropout
+                batch = batch_at(
+                    tokens, step, config.batch_size, config.context, config.seed, rank=shard, num_ranks=shards
+                )  # (B, T + 1)
+                for part in batch.split(config.micro_batch):
+                    ids = part.to(device, non_blocking=True)
+                    with precision.autocast(dtype, device):
+                        hidden = model.hidden(ids[:, :-1])  # (b, T, C)
+                        total, _ = cross_entropy(
+                            hidden.flatten(0, 1), model.head.weight, ids[:, 1:].flatten()
+                        )
+                        part_loss = (
+                            total / config.batch_tokens
+                        )  # of the whole batch: parts add up to its mean
+                    part_loss.backward()
+                    losses[shard] += part_loss.detach()
+                gradients.add()
+            gradients.finish(world)
+            loss = distributed.add_losses(losses, world)
             norm = clip_and_step(optimizer, loss, config.optim, guard, step=step)
             # ---------------------------------------------------------------------------------------------------
             seconds += time.perf_counter() - clock
@@ -118,15 +144,19 @@ def train(
                 metrics.write(done, valid_bits_per_byte=bits)
             if done % config.checkpoint_interval == 0 or done == config.steps or stop:
                 state = {**state, "guard": guard.state(), "bits": bits}
-                saved = checkpoint.save(stage.checkpoints, done, modules, optimizers, state)
+                torch.manual_seed(config.seed)  # saved with the rest; every step seeds itself
+                saved = checkpoint.save(stage.checkpoints, done, modules, optimizers, state, world=world)
                 stage.log(
                     f"step {done}: {(done - begun) * config.batch_tokens / seconds:.0f} tokens/s, saved {saved.name}"
                 )
             if stop and done < config.steps:
                 raise stop.interrupted(f"pretraining after step {done}")
 
-    write_jsonl(stage.path / "samples.jsonl", state["before"] + samples(config, model, tokenizer, "after"))
-    save_model(model, stage.path)
+    after = samples(config, model, tokenizer, "after")
+    if (whole := distributed.gathered(model, world)) is None:
+        return
+    write_jsonl(stage.path / "samples.jsonl", state["before"] + after)
+    save_model(whole, stage.path)
     tokenizer.save(stage.path)
     rate = (config.steps - begun) * config.batch_tokens / seconds if seconds else None
     stage.fact(

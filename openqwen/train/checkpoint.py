@@ -4,6 +4,9 @@ Ours. checkpoints/step-00000120/ holds <module>.safetensors and <optimizer>.opti
 state.json and, written last, checkpoint.json with the sha256 of each file. A save goes to a fresh directory that is
 flushed to disk and renamed; an existing one is never written into. The newest is used if its hashes hold, else the
 one before, saying so. Nothing is pickled.
+
+Where weights are divided among processes, each writes its own rows, <module>.<rank>.safetensors, and says in the
+file's header which rows they are; any number of processes can read them back, each the rows it needs (pieces.py).
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ from torch.optim import Optimizer
 from openqwen.core.artifact import sha256_file, unwritable
 from openqwen.core.console import console
 from openqwen.core.errors import DataError, OpenQwenError
+from openqwen.train.distributed import ALONE, World
+from openqwen.train.pieces import ROWS, Piece, Pieces, is_divided, own_rows
 
 KEEP = 2
 _NAME = re.compile(r"step-(\d{8,})")
@@ -38,19 +44,38 @@ def save(
     state: Mapping[str, Any],
     *,
     keep: int = KEEP,
+    world: World = ALONE,
 ) -> Path:
     """Writes the state after `step` steps and removes all but the `keep` newest. `state` must be JSON.
 
-    The random state of torch (all devices) is included. Raises OpenQwenError on a full or read-only disk; what was
-    saved before is untouched.
+    The random state of torch (all devices) is included. Every process of `world` calls this. Raises OpenQwenError on
+    a full or read-only disk; what was saved before is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
     final = folder / f"step-{step:08d}"
-    fresh = folder / f".{final.name}.{os.getpid()}.tmp"
-    fresh.mkdir()
+    fresh = folder / f".{final.name}.tmp"
+    if world.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        fresh.mkdir()
+    world.barrier()
+    with _no_room(folder, fresh):
+        for name, part in _pieces_of(modules, optimizers, world).items():
+            _save_tensors(fresh / f"{name}.safetensors", part.tensors, part.first)
+            (fresh / f"{name}.sha256").write_text(sha256_file(fresh / f"{name}.safetensors"))
+    world.barrier()
+    if world.main:
+        with _no_room(folder, fresh):
+            _write_record(fresh, optimizers, {**state, "step": step})
+        _put_in_place(folder, fresh, final, step, keep)
+    world.barrier()
+    return final
+
+
+@contextmanager
+def _no_room(folder: Path, fresh: Path) -> Iterator[None]:
+    """Says what a failed write means, and takes its remains away."""
     try:
-        _write(fresh, modules, optimizers, {**state, "step": step})
+        yield
     except SafetensorError as error:  # its input/output errors carry only text
         shutil.rmtree(fresh, ignore_errors=True)
         raise OpenQwenError(
@@ -61,6 +86,9 @@ def save(
     except OSError as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise unwritable(folder, error) from error
+
+
+def _put_in_place(folder: Path, fresh: Path, final: Path, step: int, keep: int) -> None:
     if final.exists():  # an earlier attempt at this step, damaged or superseded; a rename cannot replace it
         os.rename(final, folder / f".{final.name}.old.tmp")
     os.rename(fresh, final)
@@ -70,25 +98,30 @@ def save(
     for path in later + [path for _, path in steps(folder) if path not in later][:-keep]:
         shutil.rmtree(path)
     _remove_leftovers(folder)
-    return final
 
 
 def load_latest(
-    folder: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+    *,
+    world: World = ALONE,
 ) -> dict[str, Any] | None:
     """Restores the newest sound checkpoint in place and returns its state (with "step"); None if none was saved.
 
     A damaged one is reported and the one before is used. DataError when all are damaged or when the shapes are those
-    of another model.
+    of another model. Every process of `world` calls this; the main one judges for all.
     """
+    newest = world.say(_newest_sound(folder) if world.main else None)
+    return None if newest is None else _load(folder / newest, modules, optimizers)
+
+
+def _newest_sound(folder: Path) -> str | None:
     found = steps(folder) if folder.is_dir() else []
     for _, path in reversed(found):
-        if damage := _damage(path):
-            console.print(
-                f"  checkpoint {path.name} is damaged ({damage}); trying the one before", markup=False
-            )
-            continue
-        return _load(path, modules, optimizers)
+        if not (damage := _damage(path)):
+            return path.name
+        console.print(f"  checkpoint {path.name} is damaged ({damage}); trying the one before", markup=False)
     if found:
         raise DataError(
             "no checkpoint is sound", where=str(folder), fix="delete this folder to begin the run again"
@@ -118,29 +151,41 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _write(
-    folder: Path,
-    modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, Optimizer],
-    state: Mapping[str, Any],
-) -> None:
-    for name, module in modules.items():
-        _save_tensors(folder / f"{name}.safetensors", module.state_dict())
-    for name, optimizer in optimizers.items():
-        _save_tensors(folder / f"{name}.optimizer.safetensors", optimizer_tensors(optimizer))
-    _save_tensors(folder / "rng.safetensors", _random_state())
+def _pieces_of(
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], world: World
+) -> dict[str, Piece]:
+    """What this process writes: file name -> tensors. Whole tensors are the main process's."""
+    whole = {name: module.state_dict() for name, module in modules.items()}
+    whole |= {f"{name}.optimizer": optimizer_tensors(optimizer) for name, optimizer in optimizers.items()}
+    files: dict[str, Piece] = {}
+    for name, tensors in whole.items():
+        divided = {key: tensor for key, tensor in tensors.items() if is_divided(tensor)}
+        if divided:
+            files[f"{name}.{world.rank:05d}"] = own_rows(divided)
+        if world.main:
+            files[name] = Piece({key: t for key, t in tensors.items() if key not in divided}, {})
+    if world.main:
+        files["rng"] = Piece(_random_state(), {})
+    return files
+
+
+def _write_record(folder: Path, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
     groups = {
         name: [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         for name, optimizer in optimizers.items()
     }
     _save_json(folder / "state.json", {"state": state, "groups": groups})
-    digests = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    _save_json(folder / "checkpoint.json", {"format": 1, "sha256": digests})
+    digests = {"state.json": sha256_file(folder / "state.json")}
+    for path in sorted(folder.glob("*.sha256")):  # each process has hashed what it wrote
+        digests[f"{path.stem}.safetensors"] = path.read_text(encoding="ascii")
+        path.unlink()
+    _save_json(folder / "checkpoint.json", {"format": 2, "sha256": dict(sorted(digests.items()))})
     _sync(folder)
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor], first: Mapping[str, int]) -> None:
+    metadata = {ROWS: json.dumps(first)} if first else None
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata)
     _sync(path)
 
 
@@ -184,11 +229,11 @@ def _load(
     record = json.loads((path / "state.json").read_text(encoding="utf-8"))
     try:
         for name, module in modules.items():
-            module.load_state_dict(load_file(path / f"{name}.safetensors"))
+            stored = Pieces(path, name)
+            module.load_state_dict({key: stored.like(key, own) for key, own in module.state_dict().items()})
+            stored.check_names(module.state_dict())
         for name, optimizer in optimizers.items():
-            _load_optimizer(
-                optimizer, load_file(path / f"{name}.optimizer.safetensors"), record["groups"][name]
-            )
+            _load_optimizer(optimizer, Pieces(path, f"{name}.optimizer"), record["groups"][name])
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise DataError(
             f"the checkpoint is of another model: {str(error).splitlines()[0]}",
@@ -199,19 +244,21 @@ def _load(
     return record["state"]
 
 
-def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+def _load_optimizer(optimizer: Optimizer, stored: Pieces, groups: list[dict[str, Any]]) -> None:
     current = optimizer.state_dict()
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
     members = [group["params"] for group in current["param_groups"]]
     if len(members) != len(groups):
         raise ValueError("the optimizer has other parameter groups")
-    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state.items():
-        if "exp_avg" in values and (index >= len(shapes) or values["exp_avg"].shape != shapes[index]):
-            raise ValueError(f"the optimizer state of parameter {index} has another shape")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key in stored.names:
+        number, name = key.split(".", 1)
+        index = int(number)
+        if index >= len(parameters):
+            raise ValueError(f"the optimizer has no parameter {index}")
+        # Means of gradients are of the parameter's shape and divided as it is; counters are single numbers.
+        value = stored.like(key, parameters[index]) if stored.shape(key) else stored.whole(key)
+        state.setdefault(index, {})[name] = value
     restored = [
         {**group, "betas": tuple(group["betas"]), "params": params}
         if "betas" in group

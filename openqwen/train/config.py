@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from openqwen.core.config import Config, Count, setting
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -29,6 +31,39 @@ class OptimConfig(Config):
         doc="skipped steps in a row (loss or gradient not finite) before the run stops",
         ge=1,
     )
+
+
+class ParallelConfig(Config):
+    """How the work of a step is divided among processes (see distributed.py)."""
+
+    strategy: Literal["replicate", "shard", "hybrid"] = setting(
+        "replicate", source="ours", doc="where weights and optimizer state lie: everywhere, divided, or both"
+    )
+    shards: int = setting(
+        1,
+        source="ours",
+        doc="replicate: parts of a batch whose gradients are added in one order; up to as many processes (1, 2, 4, "
+        "...) give the same bits",
+        gt=0,
+    )
+    group_size: int | None = setting(
+        None, source="ours", doc="hybrid: processes that share one copy of the weights; none: all", gt=0
+    )
+    checkpoint_activations: bool = setting(
+        False,
+        source="ours",
+        doc="keep each block's input only and compute the rest again: less memory, a third more work",
+    )
+    timeout: float = setting(
+        600.0, source="ours", doc="seconds a process may keep the others waiting before the run ends", gt=0
+    )
+
+    @field_validator("shards")
+    @classmethod
+    def _power_of_two(cls, shards: int) -> int:
+        if shards & (shards - 1):
+            raise ValueError(f"{shards} is not a power of two: its halves could not be added in one order")
+        return shards
 
 
 class ScheduleConfig(Config):

@@ -51,7 +51,8 @@ def clip_and_step(
         if parameters is not None
         else [p for g in optimizer.param_groups for p in g["params"]]
     )
-    norm = float(torch.nn.utils.clip_grad_norm_(params, config.clip, foreach=True))
+    total = torch.nn.utils.clip_grad_norm_(params, config.clip, foreach=True)
+    norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)  # of all processes' parts
     loss = float(loss.detach()) if isinstance(loss, Tensor) else loss
     if math.isfinite(norm) and math.isfinite(loss):
         optimizer.step()

@@ -82,8 +82,10 @@ def export(*words: object) -> int:
 
 
 def greedy(model: Path, prompts: list[str], count: int = 32) -> list[openqwen.engine.Completion]:
-    engine = openqwen.Engine(load_model(model), load_tokenizer(model))
-    return engine.generate(prompts, openqwen.Sampling(temperature=0, max_tokens=count))
+    tok = load_tokenizer(model)
+    ends = (tok.im_end_id, tok.eos_id)  # what the file names; our engine would also end at <|im_start|>
+    sampling = openqwen.Sampling(temperature=0, max_tokens=count, stop_ids=ends)
+    return openqwen.Engine(load_model(model), tok).generate(prompts, sampling)
 
 
 # llama.cpp

@@ -194,4 +194,4 @@ def test_another_shape_is_refused(tmp_path: Path) -> None:
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     path = save(tmp_path, 1, *model_and_optimizer())
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
-    assert json.loads((path / "checkpoint.json").read_text())["format"] == 1
+    assert json.loads((path / "checkpoint.json").read_text())["format"] == 2
