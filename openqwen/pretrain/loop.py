@@ -16,16 +16,16 @@ import torch
 from openqwen.core.artifact import Artifact, Run, find, open_inputs, write_jsonl
 from openqwen.core.config import Resolved
 from openqwen.core.console import Progress
-from openqwen.core.errors import DataError
+from openqwen.core.errors import DataError, UsageError
 from openqwen.core.shards import Tokens, open_tokens
 from openqwen.data.ngram import NgramModel
 from openqwen.model.qwen import Qwen
-from openqwen.model.weights import load_model, save_model
+from openqwen.model.weights import save_model
 from openqwen.pretrain.config import PretrainConfig
 from openqwen.pretrain.heldout import HeldOut, bits_per_byte, held_out
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import checkpoint, distributed, precision
+from openqwen.train import checkpoint, distributed, lora, precision
 from openqwen.train.distributed import GradientTree, World, shard_seed
 from openqwen.train.flops import flops_per_token
 from openqwen.train.loader import batch_at, num_pieces
@@ -43,6 +43,10 @@ def run(resolved: Resolved[PretrainConfig], inputs: dict[str, Path], out: Path) 
     tokenizer = load_tokenizer(inputs["tokenizer"])
     tokens = open_tokens(inputs["tokens"], "train")
     check(resolved.config, tokens, tokenizer, inputs["tokens"])
+    if resolved.config.lora is not None and "model" not in inputs:
+        raise UsageError(
+            "adapters need a model to stand beside", where="lora", fix="--model PATH, or leave lora.* out"
+        )
     with distributed.join(resolved.config.parallel.timeout) as world:
         distributed.check(resolved.config.parallel, world, resolved.config.batch_size)
         with distributed.stage(world, out, "model", resolved, opened) as stage:
@@ -94,7 +98,7 @@ def train(
     guard = Guard(config.optim.max_bad_steps)
     text = held_out(valid, tokenizer, config.context, config.eval_tokens)
 
-    modules, optimizers = {"model": model}, {"adamw": optimizer}
+    modules, optimizers = {"model": lora.trained(model)}, {"adamw": optimizer}
     state = checkpoint.load_latest(stage.checkpoints, modules, optimizers, world=world)
     metrics = stage.open_metrics(state["step"] if state else None)
     if state is None:
@@ -112,27 +116,33 @@ def train(
             set_lr(optimizer, lr)
             own, shards = distributed.local_parts(parallel, world)
             losses = torch.zeros(shards, device=device)
-            for shard in own:
-                torch.manual_seed(shard_seed(config.seed, step, shard))  # dropout
-                batch = batch_at(
-                    tokens, step, config.batch_size, config.context, config.seed, rank=shard, num_ranks=shards
-                )  # (B, T + 1)
-                for part in batch.split(config.micro_batch):
-                    ids = part.to(device, non_blocking=True)
-                    with precision.autocast(dtype, device):
-                        hidden = model.hidden(ids[:, :-1])  # (b, T, C)
-                        total, _ = cross_entropy(
-                            hidden.flatten(0, 1), model.head.weight, ids[:, 1:].flatten()
-                        )
+            with world.watch(f"step {step}"):
+                for shard in own:
+                    torch.manual_seed(shard_seed(config.seed, step, shard))  # dropout
+                    batch = batch_at(
+                        tokens,
+                        step,
+                        config.batch_size,
+                        config.context,
+                        config.seed,
+                        rank=shard,
+                        num_ranks=shards,
+                    )  # (B, T + 1)
+                    for part in batch.split(config.micro_batch):
+                        ids = part.to(device, non_blocking=True)
+                        with precision.autocast(dtype, device):
+                            hidden = model.hidden(ids[:, :-1]).flatten(0, 1)  # (b * T, C)
+                            total, _ = cross_entropy(hidden, model.head.weight, ids[:, 1:].flatten())
                         part_loss = (
                             total / config.batch_tokens
                         )  # of the whole batch: parts add up to its mean
-                    part_loss.backward()
-                    losses[shard] += part_loss.detach()
-                gradients.add()
-            gradients.finish(world)
-            loss = distributed.add_losses(losses, world)
-            norm = clip_and_step(optimizer, loss, config.optim, guard, step=step)
+                        part_loss.backward()
+                        losses[shard] += part_loss.detach()
+                    gradients.add()
+                gradients.finish(world)
+                loss = distributed.add_losses(losses, world)
+                norm = clip_and_step(optimizer, loss, config.optim, guard, step=step)
+                stopping = world.any(bool(stop))
             # ---------------------------------------------------------------------------------------------------
             seconds += time.perf_counter() - clock
             done = step + 1
@@ -142,20 +152,24 @@ def train(
             if done % config.eval_interval == 0 or done == config.steps:
                 bits = bits_per_byte(model, text, config.micro_batch, dtype)
                 metrics.write(done, valid_bits_per_byte=bits)
-            if done % config.checkpoint_interval == 0 or done == config.steps or stop:
+            if done % config.checkpoint_interval == 0 or done == config.steps or stopping:
                 state = {**state, "guard": guard.state(), "bits": bits}
                 torch.manual_seed(config.seed)  # saved with the rest; every step seeds itself
                 saved = checkpoint.save(stage.checkpoints, done, modules, optimizers, state, world=world)
                 stage.log(
                     f"step {done}: {(done - begun) * config.batch_tokens / seconds:.0f} tokens/s, saved {saved.name}"
                 )
-            if stop and done < config.steps:
+            if stopping and done < config.steps:
                 raise stop.interrupted(f"pretraining after step {done}")
 
     after = samples(config, model, tokenizer, "after")
     if (whole := distributed.gathered(model, world)) is None:
         return
     write_jsonl(stage.path / "samples.jsonl", state["before"] + after)
+    if config.lora is not None:
+        stage.fact(**lora.sizes(whole))
+        lora.save_adapter(whole, stage.path / "adapter")
+        lora.merge(whole.cpu())
     save_model(whole, stage.path)
     tokenizer.save(stage.path)
     rate = (config.steps - begun) * config.batch_tokens / seconds if seconds else None
@@ -166,7 +180,10 @@ def train(
         tokens_seen=config.steps * config.batch_tokens,
         tokens_per_epoch=len(tokens),
         tokens_per_second=rate,
-        flops_per_second=rate and rate * flops_per_token(model.config, config.context),
+        # Not counted with adapters: a step computes no gradients of frozen matrices.
+        flops_per_second=rate * flops_per_token(model.config, config.context)
+        if rate and config.lora is None
+        else None,
         skipped_steps=guard.skipped,
         checkpoint=checkpoint.hashes(stage.checkpoints),
     )
@@ -183,7 +200,7 @@ def begin(config: PretrainConfig, tokenizer: Tokenizer, base: Path | None) -> Qw
         return model
     if load_tokenizer(base).content != tokenizer.content:
         raise DataError("the model to continue from has another tokenizer", where=str(base))
-    model = load_model(base, dtype=torch.float32, dropout=config.model.dropout)
+    model = lora.load_base(base, config.lora, config.seed, config.model.dropout)
     longer = max(model.config.max_length, config.context)
     model.config = model.config.model_copy(update={"max_length": longer})
     return model

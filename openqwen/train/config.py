@@ -2,7 +2,8 @@
 
 Report §2.4: AdamW with beta1 0.9, beta2 0.95, eps 1e-8; cosine schedule that ends at 10 % of the peak; Table 1: peak
 3e-4 at all sizes. The tech memo of August 2023 adds weight decay 0.1, clipping at 1.0 and 2,000 warm-up steps.
-The number of bad steps tolerated is ours.
+The number of bad steps tolerated is ours. LoRA is not in the report; its numbers are those of the released finetuning
+scripts.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from typing import Literal
 from pydantic import field_validator
 
 from openqwen.core.config import Config, Count, setting
+from openqwen.core.errors import did_you_mean
 
 Precision = Literal["auto", "bf16", "fp32"]
+# The matrices of a block, by their names in model/qwen.py.
+MATRICES = ("qkv", "out", "gate", "up", "down")
 
 
 class OptimConfig(Config):
@@ -81,3 +85,41 @@ class ScheduleConfig(Config):
     def warmup(self, total_steps: int) -> int:
         """Warm-up steps of a run of `total_steps`."""
         return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * total_steps)
+
+
+class LoraConfig(Config):
+    """Adapters of low rank beside the matrices of a frozen model (see lora.py)."""
+
+    rank: int = setting(64, source="released script", doc="of each adapter", gt=0)
+    alpha: float = setting(16.0, source="released script", doc="adapters count alpha / rank times", gt=0)
+    dropout: float = setting(0.05, source="released script", doc="on what an adapter reads", ge=0, lt=1)
+    targets: tuple[str, ...] = setting(
+        MATRICES, source="released script", doc=f"matrices with an adapter, of {', '.join(MATRICES)}"
+    )
+    train_embeddings: bool | None = setting(
+        None,
+        source="released script",
+        doc="embedding and head as well, whole; none: yes (as for base models there; false for a chat model), "
+        "but not beside a quantised base",
+    )
+    quantize: Literal["nf4"] | None = setting(
+        None, source="ours", doc="frozen matrices in 4 bits: QLoRA (released script: GPTQ Int4)"
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _known(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for name in targets:
+            if name not in MATRICES:
+                raise ValueError(
+                    f"no matrix of a block is called {name!r}.{did_you_mean(name, MATRICES)} "
+                    f"There are {', '.join(MATRICES)}"
+                )
+        if not targets:
+            raise ValueError(f"no matrix is named; there are {', '.join(MATRICES)}")
+        return targets
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether embedding and head are trained."""
+        return self.quantize is None if self.train_embeddings is None else self.train_embeddings

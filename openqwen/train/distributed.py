@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +29,49 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from openqwen.core.artifact import Run, stage_run
+from openqwen.core.console import console
 from openqwen.core.errors import OpenQwenError, UsageError
 from openqwen.model.qwen import Qwen
 from openqwen.train.config import ParallelConfig
 from openqwen.train.pieces import is_divided
 from openqwen.train.precision import pick_device
+
+
+class Heart(threading.Thread):
+    """Tells the others, through the store of the process group, that this process lives and how far it is."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        super().__init__(daemon=True)
+        self.rank, self.size = rank, size
+        store: Any = dist.distributed_c10d._get_default_store()
+        self.store = store.clone()  # a thread needs a connection of its own
+        self.passed, self.ticks, self.stop = 0, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(BEAT):
+            self.beat()
+
+    def beat(self) -> None:
+        self.ticks += 1
+        self.store.set(f"openqwen/{self.rank}", f"{self.ticks} {self.passed}")
+
+    def late(self) -> list[int]:
+        """Ranks that do not beat any more; if all do, those that are behind this one."""
+        self.stop.set()
+        self.join()
+        first = [self._read(rank) for rank in range(self.size)]
+        time.sleep(3 * BEAT)
+        second = [self._read(rank) for rank in range(self.size)]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        frozen = [rank for rank in others if first[rank][0] == second[rank][0]]
+        return frozen or [rank for rank in others if second[rank][1] < self.passed]
+
+    def _read(self, rank: int) -> tuple[int, int]:
+        key = f"openqwen/{rank}"
+        if not self.store.check([key]):
+            return 0, 0
+        ticks, passed = self.store.get(key).split()
+        return int(ticks), int(passed)
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    heart: Heart | None = None
 
     @property
     def main(self) -> bool:
@@ -49,48 +91,52 @@ class World:
     def barrier(self) -> None:
         """Waits for all processes."""
         if self.size > 1:
-            with self.watch("barrier"):
+            with self.watch("waiting for all"):
                 dist.barrier()
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is up in any process."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor([int(flag)])
+        dist.all_reduce(flags)
+        return bool(flags)
 
     def say(self, value: str | None) -> str | None:
         """What the main process says, everywhere."""
         if self.size == 1:
             return value
-        store = dist.distributed_c10d._get_default_store()
-        with self.watch("say"):
-            if self.main:
-                store.set("openqwen/said", json.dumps(value))
-            dist.barrier()
-            said = json.loads(store.get("openqwen/said"))
-            dist.barrier()
+        store: Any = dist.distributed_c10d._get_default_store()
+        if self.main:
+            store.set("openqwen/said", json.dumps(value))
+        self.barrier()
+        said = json.loads(store.get("openqwen/said"))
+        self.barrier()
         return said
 
     @contextmanager
     def watch(self, place: str) -> Iterator[None]:
-        """Around what waits for other processes: when one does not come in time, the error names it."""
-        if self.size == 1:
+        """Around what waits for other processes: when one does not answer in time, the error names it."""
+        if self.heart is None:
             yield
             return
-        store = dist.distributed_c10d._get_default_store()
-        store.set(f"openqwen/{self.rank}", place)
+        self.heart.passed += 1
         try:
             yield
-        except (RuntimeError, dist.DistBackendError) as error:
-            late = [rank for rank in range(self.size) if _place(store, rank) != place]
-            names = ", ".join(map(str, late)) or "unknown"
+        except RuntimeError as error:
+            if not _LOST.search(str(error)):
+                raise
+            names = ", ".join(map(str, self.heart.late())) or "unknown"
             raise OpenQwenError(
-                f"a process did not answer in time; late: rank {names} ({str(error).splitlines()[0]})",
+                f"rank {names} does not answer: {str(error).splitlines()[0]}",
                 where=f"rank {self.rank} of {self.size}, {place}",
-                fix="look at that process and its machine; run the same command to continue from the last checkpoint",
+                fix="look at that process and its machine; the same command continues from the last checkpoint",
             ) from error
 
 
+BEAT = 1.0  # seconds
 ALONE = World(0, 1, torch.device("cpu"))
-
-
-def _place(store: Any, rank: int) -> str:
-    key = f"openqwen/{rank}"
-    return store.get(key).decode() if store.check([key]) else ""
+_LOST = re.compile(r"timed? ?out|timeout|connection (closed|reset|refused)|closed by peer|broken pipe", re.I)
 
 
 @contextmanager
@@ -105,9 +151,14 @@ def join(timeout: float) -> Iterator[World]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    heart = Heart(dist.get_rank(), dist.get_world_size())
+    heart.start()
+    console.quiet = heart.rank > 0  # one of them tells the story
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        yield World(heart.rank, heart.size, device, heart)
     finally:
+        heart.stop.set()
+        heart.join()
         dist.destroy_process_group()
 
 
@@ -200,6 +251,7 @@ def prepare(
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # the loss is already divided by the whole batch
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
     register_fsdp_forward_method(model, "hidden")
 
 
