@@ -133,6 +133,11 @@ def machine_is_described(command: str, folder: Path) -> None:
     assert {"python", "processors", "openqwen", "torch", "accelerator", "sandbox"} <= found
 
 
+def needs_are_shown(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert "7,721,324,544" in shown and "checkpoint" in shown and "FLOPs" in shown
+
+
 def family_tree_is_shown(command: str, folder: Path) -> None:
     shown = output(command, folder)
     for kind in ("reward", "tokens", "tokenizer", "corpus", "primer"):
@@ -195,6 +200,7 @@ ALONE: dict[str, Check] = {
     "openqwen data build --input PATH --out out/corpus": documents_become_a_corpus,
     "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
+    "openqwen plan qwen-7b": needs_are_shown,
 }
 AFTER_A_TOUR: dict[str, Check] = {
     "openqwen show out/tour/rlhf": family_tree_is_shown,
