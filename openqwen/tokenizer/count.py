@@ -7,13 +7,14 @@ line end, other) and on runs of them. What is held is one count for each distinc
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
-from itertools import accumulate, islice
+from itertools import islice
+from multiprocessing import get_context
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import regex
@@ -22,83 +23,129 @@ from openqwen.tokenizer.pattern import normalise, unassigned
 
 _OTHER, _LETTER, _NUMBER, _BLANK, _LINE, _END = range(6)
 _CLASSES = {_LETTER: r"\p{L}+", _NUMBER: r"\p{N}+", _BLANK: r"[^\S\r\n]+", _LINE: r"[\r\n]+"}
-_SPACE, _APOSTROPHE, _BETWEEN = 0x20, 0x27, 0x110000  # the last: no character, stands between two texts
+_SPACE, _APOSTROPHE = 0x20, 0x27
+_BETWEEN = 0xD800  # stands between two texts; a surrogate, so no character
+_CHARACTERS = 0x110000
 _SHORT = 7  # bytes of a piece that fit into one integer beside their number
 _MASKS = np.array([(1 << 8 * size) - 1 for size in range(_SHORT + 1)], np.uint64)
 _LONG_S = 0x17F  # an s to whoever ignores case
 _ONE_LETTER = np.array([ord(letter) for letter in "stmd"], np.uint32)
 _TWO_LETTERS = np.array([ord(a) << 32 | ord(b) for a, b in ("re", "ve", "ll")], np.uint64)
-_CHUNK = 4_000_000  # characters counted at once
-_ALONE = 8  # chunks counted before other processes are worth starting
+_CHUNK = 1_000_000  # characters counted at once
+_LATER = 1_000_000  # short pieces that may wait to be merged into the account
+_HERE = 50  # chunks counted in this process before others are worth starting
+
+Result = TypeVar("Result")
+
+
+class _Cut(NamedTuple):
+    """The pieces of some texts, counted as far as arrays can."""
+
+    keys: np.ndarray  # (k,) uint64, the distinct short pieces
+    counts: np.ndarray  # (k,)
+    data: bytes
+    long: Iterator[tuple[int, int]]  # where the others begin and end in data
 
 
 class PieceCounts:
     """Counts of pieces so far. Short pieces, nearly all that occur, are integers in a sorted array, the rest bytes."""
 
     def __init__(self) -> None:
-        self._keys = np.empty(
-            0, np.uint64
-        )  # a short piece: its bytes, the first lowest, and their number on top
-        self._counts = np.empty(0, np.int64)
+        # A short piece is its bytes, the first lowest, and their number on top. Only the first arrays are without
+        # repetition, the others wait.
+        self._short = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
         self._long: Counter[bytes] = Counter()
 
     def add(self, texts: Sequence[str]) -> None:
         """Counts the pieces of texts."""
-        texts = [normalise(text) for text in texts]
-        data = "".join(texts).encode()
-        starts = byte_starts(texts)
-        sizes = np.diff(starts, append=len(data))
-        short = sizes <= _SHORT
-        windows = np.ndarray(len(data), "<u8", data + bytes(8), strides=(1,))
-        keys = windows[starts[short]] & _MASKS[sizes[short]] | sizes[short].astype(np.uint64) << np.uint64(56)
-        self._merge(*np.unique(keys, return_counts=True))
-        first = starts[~short]
-        spans = zip(first.tolist(), (first + sizes[~short]).tolist())
-        self._long.update([data[start:stop] for start, stop in spans])
+        self.add_cut(_cut(texts))
+
+    def add_cut(self, cut: _Cut) -> None:
+        """Counts pieces that are cut already."""
+        self._merge(cut.keys, cut.counts)
+        data = cut.data
+        self._long.update([data[start:stop] for start, stop in cut.long])
 
     def update(self, other: PieceCounts) -> None:
         """Adds another account to this one."""
-        self._merge(other._keys, other._counts)
+        for keys, counts in other._short:
+            self._merge(keys, counts)
         self._long.update(other._long)
 
     def _merge(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        both = np.concatenate([self._counts, counts])
-        self._keys, where = np.unique(np.concatenate([self._keys, keys]), return_inverse=True)
-        self._counts = np.zeros(len(self._keys), np.int64)
-        np.add.at(self._counts, where, both)
+        self._short.append((keys, counts))
+        if sum(len(keys) for keys, _ in self._short[1:]) > _LATER:
+            self._short = [self.short()]
+
+    def short(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct short pieces (k,) uint64 and their counts (k,) int64."""
+        keys, where = np.unique(np.concatenate([keys for keys, _ in self._short]), return_inverse=True)
+        counts = np.zeros(len(keys), np.int64)
+        np.add.at(counts, where, np.concatenate([counts for _, counts in self._short]))
+        return keys, counts
 
     def as_dict(self) -> dict[bytes, int]:
         """Piece -> count, in no order to rely on."""
-        rows = self._keys.astype("<u8").tobytes()
-        spans = zip(range(0, len(rows), 8), rows[_SHORT::8], self._counts.tolist())
+        keys, counts = self.short()
+        rows = keys.astype("<u8").tobytes()
+        spans = zip(range(0, len(rows), 8), rows[_SHORT::8], counts.tolist())
         pieces = {rows[at : at + size]: count for at, size, count in spans}
         pieces.update(self._long)
         return pieces
 
 
+def _cut(texts: Sequence[str]) -> _Cut:
+    """Finds and counts pieces; nearly all of it is numpy's work, so threads can share it."""
+    texts = [normalise(text) for text in texts]
+    data = "".join(texts).encode()
+    starts = byte_starts(texts)
+    sizes = np.diff(starts, append=len(data))
+    short = sizes <= _SHORT
+    windows = np.ndarray(len(data), "<u8", data + bytes(8), strides=(1,))
+    keys = windows[starts[short]] & _MASKS[sizes[short]] | sizes[short].astype(np.uint64) << np.uint64(56)
+    first = starts[~short]
+    spans = zip(first.tolist(), (first + sizes[~short]).tolist())
+    return _Cut(*np.unique(keys, return_counts=True), data, spans)
+
+
 def count_pieces(texts: Iterable[str], workers: int | None = 1) -> dict[bytes, int]:
     """How often each distinct piece occurs, the same for any order of the texts and any number of processes.
 
-    workers: processes that count; None: one a processor. Up to some 30 MB are counted here and none is started.
+    workers: how many count; None: one a processor. They are threads for the first 50 million characters or so, then
+    processes.
     """
     counts = PieceCounts()
-    chunks = _chunks(texts)
+    texts = iter(texts)
     workers = workers or os.cpu_count() or 1
-    for chunk in islice(chunks, _ALONE if workers > 1 else None):
-        counts.add(chunk)
-    for account in _in_processes(chunks, workers):
+    if workers == 1:
+        for chunk in _chunks(texts, _CHUNK):
+            counts.add(chunk)
+        return counts.as_dict()
+    _class_table()  # once, before several threads ask for it
+    here = islice(_chunks(texts, _CHUNK), _HERE)
+    for cut in _in_pool(lambda: ThreadPoolExecutor(workers), _cut, here, workers):
+        counts.add_cut(cut)
+    away = _chunks(texts, 4 * _CHUNK)  # fewer accounts to send and add
+    for account in _in_pool(
+        lambda: ProcessPoolExecutor(workers, get_context("spawn")), _count, away, workers
+    ):
         counts.update(account)
     return counts.as_dict()
 
 
-def _in_processes(chunks: Iterator[list[str]], workers: int) -> Iterator[PieceCounts]:
-    """Accounts of the chunks, made by worker processes that start with the first chunk."""
-    pool: ProcessPoolExecutor | None = None
-    running: deque[Future[PieceCounts]] = deque()
+def _in_pool(
+    make: Callable[[], Executor],
+    work: Callable[[list[str]], Result],
+    chunks: Iterator[list[str]],
+    workers: int,
+) -> Iterator[Result]:
+    """Results of work on the chunks, in order, by a pool that starts with the first chunk."""
+    pool: Executor | None = None
+    running: deque[Future[Result]] = deque()
     try:
         for chunk in chunks:
-            pool = pool or ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-            running.append(pool.submit(_count, chunk))
+            pool = pool or make()
+            running.append(pool.submit(work, chunk))
             if len(running) > workers + 1:
                 yield running.popleft().result()
         while running:
@@ -114,14 +161,14 @@ def _count(texts: list[str]) -> PieceCounts:
     return counts
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in groups of about _CHUNK characters."""
+def _chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Texts in groups of about so many characters."""
     chunk: list[str] = []
     size = 0
     for text in texts:
         chunk.append(text)
         size += len(text)
-        if size >= _CHUNK:
+        if size >= characters:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -130,15 +177,17 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def byte_starts(texts: Sequence[str]) -> np.ndarray:
     """Where the pieces of texts begin in the UTF-8 bytes of all of them joined, as (pieces,) int64."""
-    codes = np.frombuffer("\0".join(texts).encode("utf-32-le"), np.uint32).copy()  # (n,) code points
-    codes[[end + place for place, end in enumerate(accumulate(map(len, texts[:-1])))]] = _BETWEEN
+    joined = chr(_BETWEEN).join(texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)  # (n,) code points
     starts = piece_starts(codes)
-    starts &= codes != _BETWEEN
-    if codes.max(initial=0) < 0x80:
-        return np.flatnonzero(starts)
-    sizes = (codes >= 0x80).astype(np.uint8) + (codes >= 0x800) + (codes >= 0x10000) + 1
-    sizes[codes == _BETWEEN] = 0
-    return (np.cumsum(sizes, dtype=np.int64) - sizes)[starts]
+    places = np.flatnonzero(starts)
+    between = codes[places] == _BETWEEN
+    if not joined.isascii():
+        # A character begins at each byte that continues none, which as a signed number is above -65.
+        data = np.frombuffer(joined.encode("utf-8", "surrogatepass"), np.int8)
+        places = np.flatnonzero(data > -65)[places]
+        places -= 3 * np.cumsum(between)  # bytes of _BETWEEN
+    return places[~between]
 
 
 def piece_starts(codes: np.ndarray) -> np.ndarray:
@@ -192,12 +241,12 @@ def _taken_by_signs(places: np.ndarray, kind: np.ndarray, before: np.ndarray) ->
 
 @cache
 def _class_table() -> np.ndarray:
-    """The class of every code point (and of _BETWEEN), by the libraries that the readable twin uses."""
-    table = np.zeros(_BETWEEN + 1, np.uint8)
-    table[_BETWEEN] = _END
-    everything = "".join(map(chr, range(_BETWEEN)))
+    """The class of every code point, by the libraries that the readable twin uses."""
+    table = np.zeros(_CHARACTERS, np.uint8)
+    everything = np.arange(_CHARACTERS, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     for kind, pattern in _CLASSES.items():
         for found in regex.finditer(pattern, everything):
             table[found.start() : found.end()] = kind
-    table[:_BETWEEN][unassigned()] = _OTHER  # as in pattern.split
+    table[unassigned()] = _OTHER  # as in pattern.split
+    table[_BETWEEN] = _END
     return table

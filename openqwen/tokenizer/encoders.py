@@ -27,6 +27,9 @@ Name = Literal["gigatoken", "tiktoken"]
 OLDEST_UNICODE = (
     "15.0"  # every engine knows its characters; tiktoken, as in the release, decides on later ones
 )
+ALONE_CHARACTERS = (
+    16_000_000  # so much gigatoken encodes on one thread; what another costs to start is then won back
+)
 FORGET_CHARACTERS = 100_000_000  # then gigatoken's memory of pieces, 1 GB at the very worst, is dropped
 # What an engine must encode as the readable twin does before it is trusted. Each line touches another alternative
 # of the pattern or a place where libraries are known to differ.
@@ -87,8 +90,10 @@ class GigatokenEncoder:
     """gigatoken, with the pre-tokeniser it calls qwen2 (the same pattern).
 
     It remembers every piece it has met and never forgets, about ten bytes for each byte of text at worst, so it is
-    made anew after FORGET_CHARACTERS. Long runs go to tiktoken, which takes pieces by themselves, and so do texts
-    with characters so new that the two libraries' Unicode tables may differ.
+    made anew after FORGET_CHARACTERS. Each of its threads builds tables when it is first given text, and makes the
+    others wait: a tokenizer that encodes little stays on one, and batches of up to 2 MB do so in any case. Long
+    runs go to tiktoken, which takes pieces by themselves, and so do texts with characters so new that the two
+    libraries' Unicode tables may differ.
     """
 
     name: Name = "gigatoken"
@@ -101,26 +106,44 @@ class GigatokenEncoder:
         self._make = gigatoken.Tokenizer.from_tiktoken
         self._ranks = ranks
         self._lock = Lock()
+        self._parallel: bool | None = False
         self._renew()
 
     def _renew(self) -> None:
         with tempfile.TemporaryDirectory() as folder:  # it reads vocabularies from files only
             path = Path(folder, "vocab.tiktoken")
             path.write_bytes(dump_ranks(self._ranks))
-            self._core = self._make(path, pretokenizer="qwen2")
+            try:
+                self._core = self._make(path, pretokenizer="qwen2")
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":  # of its Rust code; it is no Exception
+                    raise
+                raise UsageError(
+                    f"gigatoken cannot take a vocabulary in which no merge leads to some token: {error}",
+                    fix="use the encoder tiktoken",
+                ) from error
         self._seen = 0
 
-    def _engine(self, size: int) -> Any:
-        """The engine for `size` more characters."""
+    def _engine(self, size: int) -> tuple[Any, bool | None]:
+        """The engine for `size` more characters, and whether it may use other threads (None: if it sees fit)."""
         with self._lock:
             self._seen += size
+            if self._seen > ALONE_CHARACTERS:
+                self._parallel = None
             if self._seen > FORGET_CHARACTERS:
                 self._renew()
-            return self._core
+            return self._core, self._parallel
 
     @staticmethod
     def _is_odd(text: str) -> bool:
         return runs.has_long_run(text) or has_newer(text, OLDEST_UNICODE)
+
+    @staticmethod
+    def _odd(texts: Sequence[str]) -> frozenset[int]:
+        """Which of the texts are odd."""
+        joined = "".join([text for text in texts if not text.isascii()])  # texts may be many and short
+        is_odd = GigatokenEncoder._is_odd if has_newer(joined, OLDEST_UNICODE) else runs.has_long_run
+        return frozenset(number for number, text in enumerate(texts) if is_odd(text))
 
     @cached_property
     def _for_odd(self) -> TiktokenEncoder:
@@ -129,17 +152,25 @@ class GigatokenEncoder:
     def encode(self, text: str) -> list[int]:
         if self._is_odd(text):
             return self._for_odd.encode(text)
-        return self._engine(len(text)).encode(text).tolist()
+        return self._engine(len(text))[0].encode(text).tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if any(map(self._is_odd, texts)):
-            return [self.encode(text) for text in texts]
-        return self._engine(sum(map(len, texts))).encode_batch_list(list(texts))
+        odd = self._odd(texts)
+        rest = [text for number, text in enumerate(texts) if number not in odd]
+        core, parallel = self._engine(sum(map(len, rest)))
+        ids = core.encode_batch_list(rest, parallel=parallel)
+        if not odd:
+            return ids
+        others = iter(ids)
+        return [
+            self._for_odd.encode(text) if number in odd else next(others) for number, text in enumerate(texts)
+        ]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        if any(map(self._is_odd, texts)):
-            return flat([self.encode(text) for text in texts])
-        layout = self._engine(sum(map(len, texts))).encode_batch(list(texts)).layout
+        if self._odd(texts):
+            return flat(self.encode_batch(texts))
+        core, parallel = self._engine(sum(map(len, texts)))
+        layout = core.encode_batch(list(texts), parallel=parallel).layout
         offsets = np.asarray(layout.offsets.data, np.int64)
         return np.asarray(layout.content.data, np.uint32)[offsets[0] : offsets[-1]], np.diff(offsets)
 
@@ -157,14 +188,14 @@ _ENGINES: dict[str, type[TiktokenEncoder] | type[GigatokenEncoder]] = {
 
 
 def make_encoder(ranks: Mapping[bytes, int], name: Name | None = None) -> Encoder:
-    """The engine asked for; None takes gigatoken if it is installed and passes `disagreement`, else tiktoken."""
+    """The engine asked for; None takes gigatoken if it is there, takes the vocabulary and passes `disagreement`."""
     if name is not None:
         if name not in _ENGINES:
             raise UsageError(f"no encoder called {name!r}", fix=f"use one of: {', '.join(_ENGINES)}")
         return _ENGINES[name](ranks)
     try:
         fast = GigatokenEncoder(ranks)
-    except MissingTool:
+    except (MissingTool, UsageError):
         return TiktokenEncoder(ranks)
     return TiktokenEncoder(ranks) if disagreement(fast, ranks) else fast
 

@@ -129,7 +129,7 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many ordinary texts (no control ids), on all processors."""
+        """Ids of many ordinary texts (no control ids), on all processors once enough text has come (encoders.py)."""
         return self._encoder.encode_batch(self._ordinary(texts))
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

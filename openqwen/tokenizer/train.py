@@ -1,15 +1,14 @@
 """Learning a vocabulary: from scratch, or by augmenting a given one as the report did with cl100k_base.
 
 Report §2.2: start from an existing BPE, add merges learnt on multilingual text, split digits one by one. How
-the merges are learnt is ours: every distinct piece is held once with its count, a heap knows the most frequent
-pairs and where they stand, and as many of them as cannot influence each other are merged in one vectorised step.
-bpe.train is the readable twin; results are equal.
+the merges are learnt is ours: every distinct piece is held once with its count, a board knows how often the frequent
+pairs occur and where they stand, and as many of them as cannot influence each other are merged in one vectorised
+step. bpe.train is the readable twin; results are equal.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +17,16 @@ from openqwen.tokenizer.bpe import Merge
 from openqwen.tokenizer.encoders import make_encoder
 from openqwen.tokenizer.ranks import byte_order
 
-_SHIFT, _LOW = 24, (1 << 24) - 1  # a pair is one int64: left << 24 | right; room for 16 million ids
 _DIGITS = frozenset(b"0123456789")
-_GAP = -1  # the symbol between two pieces
-_GONE = -2  # the right half of a merged pair
-_ENOUGH = 64  # a power of two; pairs offered for one step: more rarely stay independent
+_NOTHING = -1  # on a place where no token begins or ends
+_ID_BITS = 24  # room for 16 million ids
+_LOW = (1 << _ID_BITS) - 1
+_ENOUGH = 64  # pairs offered for one step: more rarely stay independent
 _MANY_PLACES = 8192  # where a pair stands this often, one is enough
-_FLOOR_STEP = 8
-_PLACE_BITS = 31
-_ON_LEFT, _ON_RIGHT, _TOUCHING = range(3)
+_SPARE = 4  # pairs entered for each token still to be learnt when the floor is lowered
+_BLOCK = 1 << 20  # places entered at once
+_FRONT = 1024  # pairs looked at in each step
+_NOWHERE = np.empty(0, np.int32)
 
 
 def train(
@@ -42,19 +42,17 @@ def train(
     are older, so neither the order of the texts nor the number of workers changes the result.
     """
     base = base or byte_ranks()
-    board = _Board(*_symbols(counts, base), min_count, num_tokens)
+    learner = _Learner(_Pieces(counts, base, num_tokens), min_count, num_tokens)
     tokens = [token for token, _ in sorted(base.items(), key=lambda item: item[1])]
     ids = dict(base)
     merges: list[Merge] = []
-    while len(merges) < num_tokens and (batch := board.most_frequent()):
-        spelled = [(tokens[c.left], tokens[c.right]) for c in batch]
+    while len(merges) < num_tokens and (batch := learner.most_frequent(num_tokens - len(merges))):
+        spelled = [(tokens[left], tokens[right]) for left, right in batch.halves()]
         known = ids.get(b"".join(spelled[0]))
         if known is not None:
-            board.put_back(batch[1:])
-            board.merge_into_known(batch[0], known)
+            learner.merge_into_known(batch.first(1), known)
             continue
-        first_known = next((i for i, (a, b) in enumerate(spelled) if a + b in ids), len(spelled))
-        taken = board.merge(batch, len(ids), min(first_known, num_tokens - len(merges)))
+        taken = learner.merge(batch.first(_unknown([a + b for a, b in spelled], ids)), len(ids))
         for left, right in spelled[:taken]:
             ids[left + right] = len(ids)
             tokens.append(left + right)
@@ -88,269 +86,417 @@ def without_digit_runs(ranks: Mapping[bytes, int]) -> dict[bytes, int]:
     return {token: rank for rank, token in enumerate(kept)}
 
 
-def _symbols(counts: Mapping[bytes, int], base: Mapping[bytes, int]) -> tuple[np.ndarray, np.ndarray]:
-    """All distinct pieces as ids with a gap after each (and one before): symbols (n,) int32, weights (n,) int64."""
-    if len(base) == 256:
-        table = np.zeros(256, np.int32)
-        for token, rank in base.items():
-            table[token[0]] = rank
-        flat = table[np.frombuffer(b"".join(counts), np.uint8)]
-        lengths = np.fromiter(map(len, counts), np.int64, len(counts))
-    else:
-        ids, lengths = make_encoder(base).encode_flat([piece.decode() for piece in counts])
-        flat = ids.astype(np.int32)
-    owner = np.repeat(np.arange(len(counts)), lengths)  # (n,) which piece a symbol belongs to
-    places = np.arange(len(flat)) + owner + 1
-    symbols = np.full(len(flat) + len(counts) + 1, _GAP, np.int32)
-    symbols[places] = flat
-    weights = np.zeros(len(symbols), np.int64)
-    weights[places] = np.fromiter(counts.values(), np.int64, len(counts))[owner]
-    return symbols, weights
+class _Pieces:
+    """All distinct pieces one after the other, a place for each byte and one between two pieces.
+
+    The id of a token stands on its first byte, and once more on its last if it has several, there as -2 - id; all
+    other places hold _NOTHING. So the neighbours of a token of n bytes at place p are read at p - 1 and p + n, near
+    by in memory, and no links are needed.
+    """
+
+    def __init__(self, counts: Mapping[bytes, int], base: Mapping[bytes, int], num_tokens: int) -> None:
+        sizes = np.fromiter(map(len, counts), np.int64, len(counts))
+        ends = np.concatenate([[0], np.cumsum(sizes + 1)])  # the place before the first piece and after each
+        num = np.fromiter(counts.values(), np.int64, len(counts))
+        self.total = int(num @ sizes)  # bytes, every piece as often as it occurs
+        narrow = np.int32 if num.max(initial=0) < 1 << 31 else np.int64
+        self.weights = np.repeat(
+            np.concatenate([[0], num]).astype(narrow), np.diff(ends, prepend=-1)
+        )  # (places,)
+        self.lengths = np.zeros(len(base) + min(num_tokens, len(self.weights)), np.int32)  # (ids,) in bytes
+        self.lengths[list(base.values())] = list(map(len, base))
+        if len(base) == 256:
+            ranks = bytes(base[bytes([byte])] for byte in range(256))
+            data = b"\0".join([b"", *counts, b""]).translate(ranks)
+            self.symbols = np.frombuffer(data, np.uint8).astype(np.int32)  # (places,)
+            self.symbols[ends] = _NOTHING
+        else:
+            ids, numbers = make_encoder(base).encode_flat([piece.decode() for piece in counts])
+            lengths = self.lengths[ids].astype(np.int64)
+            firsts = np.cumsum(lengths) - lengths + 1 + np.repeat(np.arange(len(counts)), numbers)
+            self.symbols = np.full(len(self.weights), _NOTHING, np.int32)
+            self.symbols[firsts + lengths - 1] = -2 - ids.astype(np.int32)
+            self.symbols[firsts] = ids
+
+    def id_before(self, at: np.ndarray) -> np.ndarray:
+        """The id of the token that ends before each place; negative where a piece begins."""
+        found = self.symbols[at - 1]
+        return np.maximum(found, -2 - found)
+
+    def join(self, at: np.ndarray, lengths: np.ndarray, seams: np.ndarray, ids: np.ndarray | int) -> None:
+        """Makes one token of two: at (k,) where it begins, lengths (k,) of the whole and seams (k,) of its left half."""
+        self.symbols[at + seams] = _NOTHING
+        self.symbols[at] = ids
+        self.symbols[at + (lengths - 1)] = -2 - ids
+
+    def part(
+        self, at: np.ndarray, lengths: np.ndarray, seams: np.ndarray, ids: np.ndarray, right: np.ndarray
+    ) -> None:
+        """Takes a `join` back: ids and right (k,) are the two halves."""
+        self.symbols[at] = ids
+        self.symbols[at + (lengths - 1)] = -2 - right
+        self.symbols[at + seams] = right
+
+    def starts(self) -> Iterator[np.ndarray]:
+        """The places where tokens begin, in blocks."""
+        for first in range(0, len(self.symbols), _BLOCK):
+            yield first + np.flatnonzero(self.symbols[first : first + _BLOCK] >= 0)
+
+    def pairs(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of places where tokens begin those with a neighbour on the right, and both ids: three arrays (k,)."""
+        left = self.symbols[places]
+        right = self.symbols[places + self.lengths[left]]
+        kept = np.flatnonzero(right >= 0)
+        return places[kept], left[kept], right[kept]
 
 
-class _Candidate(NamedTuple):
-    """A pair with its count and the places where it stands, or stood when they were noted."""
+def _unknown(tokens: Sequence[bytes], ids: Mapping[bytes, int]) -> int:
+    """How many tokens come before the first that has an id or has come before."""
+    seen: set[bytes] = set()
+    for number, token in enumerate(tokens):
+        if token in ids or token in seen:
+            return number
+        seen.add(token)
+    return len(tokens)
 
-    minus_count: int
-    pair: int
-    places: np.ndarray  # (k,) int32
 
-    @property
-    def left(self) -> int:
-        return self.pair >> _SHIFT
+class _Batch(NamedTuple):
+    """Pairs of the board in the order of choice."""
 
-    @property
-    def right(self) -> int:
-        return self.pair & _LOW
+    slots: np.ndarray  # (k,) on the board
+    counts: np.ndarray  # (k,)
+    left: np.ndarray  # (k,) ids
+    right: np.ndarray  # (k,)
+
+    def first(self, number: int) -> _Batch:
+        return _Batch(*(column[:number] for column in self))
+
+    def halves(self) -> Iterable[tuple[int, int]]:
+        return zip(self.left.tolist(), self.right.tolist())
 
 
 class _Board:
-    """The pieces as a linked list over flat arrays, and the pairs that stand in them with counts and places.
+    """The frequent pairs with their counts and the places where they stand, or stood when they were noted.
 
-    Counts are exact. The heap holds upper bounds of them and places are filtered when they are used, since both only
-    ever get fewer once a pair has come about. Pairs below the floor are left out; when the others are used up the
-    floor is lowered and all pairs are entered anew.
+    A row of the board is a slot. Rows are sorted by `_key`, under which pairs with a new token come last, so what
+    a merge brings about is appended. Pairs that occur as often as `bar` or more are in front.
     """
 
-    def __init__(self, symbols: np.ndarray, weights: np.ndarray, min_count: int, num_tokens: int) -> None:
-        self.symbols, self.weights, self.min_count = symbols, weights, min_count
-        self.next = np.arange(1, len(symbols) + 1, dtype=np.int32)
-        self.next[-1] = len(symbols) - 1
-        self.prev = np.arange(-1, len(symbols) - 1, dtype=np.int32)
-        self.prev[0] = 0
-        self.counts: dict[int, int] = {}  # by pair
-        self.places: dict[int, np.ndarray] = {}
-        self.heap: list[tuple[int, int]] = []  # (-count or less, pair)
+    def __init__(self) -> None:
+        self.keys = np.empty(0, np.int64)
+        self.counts = np.empty(0, np.int64)  # 0: the pair is off the board
+        self.sizes = np.empty(0, np.int64)  # how many places
+        self.places: list[np.ndarray] = []
+        self._front, self._bar = np.empty(0, np.int64), np.iinfo(np.int64).max
+
+    def most_frequent(self) -> _Batch:
+        """The _ENOUGH most frequent pairs, by count, then lowest ids; none only if the board is empty."""
+        slots = self._front = self._front[self.counts[self._front] >= self._bar]
+        if len(slots) < _ENOUGH and self._bar > 1:
+            self._bar = _lowest(self.counts, _FRONT)
+            slots = self._front = np.flatnonzero(self.counts >= self._bar)
+        counts = self.counts[slots]
+        slots = slots[counts >= _lowest(counts, _ENOUGH)]
+        counts = self.counts[slots]
+        left, right = _halves(self.keys[slots])
+        order = np.lexsort((right, left, -counts))[:_ENOUGH]
+        return _Batch(slots[order], counts[order], left[order], right[order])
+
+    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the keys are on the board, and their slots."""
+        slots = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        found = np.flatnonzero(self.keys[slots] == keys) if len(self.keys) else slots[:0]
+        return found, slots[found]
+
+    def append(self, keys: np.ndarray, counts: np.ndarray, places: list[np.ndarray]) -> None:
+        """Adds rows whose keys are sorted and higher than all others."""
+        if 2 * np.count_nonzero(self.counts) < len(self.counts):
+            self.keep(np.flatnonzero(self.counts))
+        self._front = np.concatenate([self._front, len(self.keys) + np.flatnonzero(counts >= self._bar)])
+        self.keys = np.concatenate([self.keys, keys])
+        self.counts = np.concatenate([self.counts, counts])
+        self.sizes = np.concatenate([self.sizes, list(map(len, places))]).astype(np.int64)
+        self.places += places
+
+    def keep(self, slots: np.ndarray) -> None:
+        """Keeps these rows only, in this order."""
+        self.keys, self.counts, self.sizes = self.keys[slots], self.counts[slots], self.sizes[slots]
+        self.places = [self.places[slot] for slot in slots.tolist()]
+        self._front = np.flatnonzero(self.counts >= self._bar)
+
+    def drop(self, slots: np.ndarray) -> None:
+        """Takes pairs off the board."""
+        self.counts[slots] = 0
+        for slot in slots.tolist():
+            self.places[slot] = _NOWHERE
+
+
+class _Learner:
+    """Merges the most frequent pairs of the pieces and keeps the board true.
+
+    Counts are exact. Places are filtered when they are used, since they only ever get fewer once a pair has come
+    about. Pairs below the floor are left out; when the others are used up the floor is lowered and all pairs are
+    entered anew.
+    """
+
+    def __init__(self, pieces: _Pieces, min_count: int, num_tokens: int) -> None:
+        self.pieces, self.min_count = pieces, min_count
         # Counts fall about as one over the rank, so this lies somewhat below the last count that will be needed.
-        self.floor = max(min_count, int(weights.sum()) // (32 * max(num_tokens, 1)))
-        self._enter(self._live())
+        self.floor = max(min_count, pieces.total // (32 * max(num_tokens, 1)))
+        self._enter_all()
 
-    def most_frequent(self) -> list[_Candidate]:
-        """The most frequent pairs in the order of choice: by count, then lowest ids. They leave the board."""
-        while not self.heap and self.floor > self.min_count:
-            self.floor = max(self.min_count, self.floor // _FLOOR_STEP)
-            self._enter(self._live())
-        batch: list[_Candidate] = []
-        size = 0
-        while self.heap and len(batch) < _ENOUGH and size < _MANY_PLACES:
-            minus, pair = heapq.heappop(self.heap)
-            count = self.counts.get(pair, 0)
-            if count == -minus:
-                batch.append(_Candidate(minus, pair, self.places.pop(pair)))
-                del self.counts[pair]
-                size += len(batch[-1].places)
-            elif count:
-                heapq.heappush(self.heap, (-count, pair))
-        return batch or (self.most_frequent() if self.floor > self.min_count else [])
+    def most_frequent(self, at_most: int) -> _Batch | None:
+        """The most frequent pairs that cannot overlap, in the order of choice; None if there is none."""
+        batch = self.board.most_frequent()
+        if not len(batch.slots) and self.floor > self.min_count:
+            self._enter_all(_SPARE * at_most)
+            batch = self.board.most_frequent()
+        if not len(batch.slots):
+            return None
+        sizes = np.cumsum(self.board.sizes[batch.slots])
+        batch = batch.first(min(at_most, 1 + int(np.searchsorted(sizes, _MANY_PLACES))))
+        return batch.first(_disjoint(batch))
 
-    def put_back(self, candidates: Iterable[_Candidate]) -> None:
-        """Enters pairs with their counts and places."""
-        for minus, pair, places in candidates:
-            self.counts[pair], self.places[pair] = -minus, places
-            heapq.heappush(self.heap, (minus, pair))
-
-    def merge(self, batch: list[_Candidate], new: int, at_most: int) -> int:
+    def merge(self, batch: _Batch, new: int) -> int:
         """Joins the first pairs of the batch into ids new, new + 1, ...: as many as come one after the other anyway.
 
-        Returns how many; the others are put back. No id from `new` on stands on the board before.
+        Returns how many. No id from `new` on stands in the pieces before.
         """
-        number = min(_disjoint(batch), at_most)
-        places, owner = self._standing(batch[:number])
-        if number > 1:
-            number = self._undisturbed(batch[:number], places, owner, new)
-            places, owner = places[owner < number], owner[owner < number]
-        self.put_back(batch[number:])
-        if batch[0].left == batch[0].right:
-            places = self._without_overlaps(np.sort(places))
-            owner = owner[: len(places)]
-        self._join(batch[:number], places, owner, new)
+        at, owner = self._standing(batch)
+        ids = np.arange(new, new + len(batch.slots), dtype=np.int32)
+        seams = self.pieces.lengths[batch.left]
+        lengths = self.pieces.lengths[ids] = seams + self.pieces.lengths[batch.right]
+        self.pieces.join(at, lengths[owner], seams[owner], ids[owner])
+        met = self._met(batch, at, owner, new)
+        number = met.undisturbed(batch)
+        if number < len(ids):
+            late = owner >= number
+            which = owner[late]
+            halves = (half.astype(np.int32)[which] for half in (batch.left, batch.right))
+            self.pieces.part(at[late], lengths[which], seams[which], *halves)
+            batch, at, owner = batch.first(number), at[~late], owner[~late]
+            met = self._met(batch, at, owner, new)
+        self.board.drop(batch.slots)
+        self._take_off(met.gone, met.come.sums)
+        self._enter(met.come)
         return number
 
-    def _standing(self, batch: list[_Candidate]) -> tuple[np.ndarray, np.ndarray]:
-        """The places (k,) where the pairs still stand, and for each which of the batch stands there (k,) int32."""
-        places = np.concatenate([c.places for c in batch])
-        owner = np.repeat(np.arange(len(batch), dtype=np.int32), [len(c.places) for c in batch])
-        standing = self.symbols[places] == np.array([c.left for c in batch])[owner]
-        standing &= self.symbols[self.next[places]] == np.array([c.right for c in batch])[owner]
-        return places[standing], owner[standing]
+    def merge_into_known(self, pair: _Batch, known: int) -> None:
+        """Joins a pair into an id that may stand elsewhere already. The pairs of this id are counted afresh."""
+        pieces = self.pieces
+        at, _ = self._standing(pair)
+        seam, length = pieces.lengths[pair.left], pieces.lengths[known]
+        before = pieces.id_before(at)
+        around = np.concatenate([(at - pieces.lengths[before])[before >= 0], at + seam])
+        self.board.drop(pair.slots)
+        places, left, right = pieces.pairs(np.unique(around))
+        self._take_off(_key(left, right), pieces.weights[places])
+        pieces.join(at, np.broadcast_to(length, at.shape), np.broadcast_to(seam, at.shape), known)
 
-    def _undisturbed(self, batch: list[_Candidate], places: np.ndarray, owner: np.ndarray, new: int) -> int:
-        """How many of the batch are chosen before any pair that merging the earlier ones of them brings about."""
-        left = self.symbols[self.prev[places]]
-        right = self.symbols[self.next[self.next[places]]]
-        groups, _, sums = self._grouped(
-            np.concatenate(
-                [_group(_ON_LEFT, owner, left)[left >= 0], _group(_ON_RIGHT, owner, right)[right >= 0]]
-            ),
-            np.concatenate([places[left >= 0], places[right >= 0]]),
+        at = np.flatnonzero(pieces.symbols == known)
+        before = pieces.id_before(at)
+        around = np.concatenate([(at - pieces.lengths[before])[before >= 0], at])
+        left, right = _halves(self.board.keys)
+        self.board.keep(np.flatnonzero((left != known) & (right != known)))
+        self._enter(_entries(pieces, *pieces.pairs(np.unique(around))))
+        self.board.keep(np.argsort(self.board.keys))
+
+    def _standing(self, batch: _Batch) -> tuple[np.ndarray, np.ndarray]:
+        """The places (k,) where the pairs still stand, and for each which of the batch stands there (k,)."""
+        places = np.concatenate([self.board.places[slot] for slot in batch.slots.tolist()], dtype=np.int64)
+        owner = np.repeat(np.arange(len(batch.slots)), self.board.sizes[batch.slots])
+        lengths = self.pieces.lengths[batch.left]
+        standing = self.pieces.symbols[places] == batch.left[owner]
+        standing &= self.pieces.symbols[places + lengths[owner]] == batch.right[owner]
+        kept = np.flatnonzero(standing)
+        at, owner = places[kept], owner[kept]
+        if batch.left[0] == batch.right[0]:
+            at = _without_overlaps(at, lengths[0])
+            owner = owner[: len(at)]
+        return at, owner
+
+    def _met(self, batch: _Batch, at: np.ndarray, owner: np.ndarray, new: int) -> _Met:
+        """What pairs the joined tokens at these places have formed with their neighbours, and instead of which."""
+        pieces = self.pieces
+        lengths = pieces.lengths[new + np.arange(len(batch.slots))]
+        before, after = pieces.id_before(at), pieces.symbols[at + lengths[owner]]
+        # Where two merges touch, the pair between them is counted once, on the left of the second.
+        on_left, on_right = np.flatnonzero(before >= 0), np.flatnonzero((after >= 0) & (after < new))
+        other = np.concatenate([before[on_left], after[on_right]])
+        origin = np.concatenate([on_left, on_right])
+        maker = owner[origin]
+        weights = pieces.weights[at]
+        places = at[origin]
+        places[: len(on_left)] -= pieces.lengths[other[: len(on_left)]]
+
+        order = _order(other)
+        right_side = order >= len(on_left)
+        other, maker, origin, places = other[order], maker[order], origin[order], places[order]
+        tags = right_side.astype(np.int64) << 32 | maker << _ID_BITS | other
+        firsts = _firsts(tags)
+        sums = _sums(weights[origin], firsts)
+        right_side, maker, other = right_side[firsts], maker[firsts], other[firsts].astype(np.int64)
+
+        touching = other >= new
+        old = other.copy()
+        old[touching] = batch.right[other[touching] - new]
+        fresh = maker + new
+        gone = _key(
+            np.where(right_side, batch.right[maker], old), np.where(right_side, old, batch.left[maker])
         )
-        rivals = sums >= -batch[-1].minus_count
-        first: dict[int, tuple[int, int]] = {}
-        for group, total in zip(groups[rivals].tolist(), sums[rivals].tolist()):
-            kind, maker, other = group >> 30, group >> _SHIFT & (_ENOUGH - 1), group & _LOW
-            pair = other << _SHIFT | new + maker if kind == _ON_LEFT else new + maker << _SHIFT | other
-            first[maker] = min(first.get(maker, (0, 0)), (-total, pair))
-        rival = (0, 0)
-        for number, candidate in enumerate(batch):
-            if candidate[:2] > rival:
+        come = _key(np.where(right_side, fresh, other), np.where(right_side, other, fresh))
+        return _Met(_Entries(come, sums, firsts, places), gone, maker, np.where(touching, other - new, -1))
+
+    def _take_off(self, keys: np.ndarray, losses: np.ndarray) -> None:
+        """Lowers counts; a pair that falls below the floor is forgotten until the floor is lowered."""
+        found, slots = self.board.find(keys)
+        np.subtract.at(self.board.counts, slots, losses[found])
+        self.board.drop(slots[self.board.counts[slots] < self.floor])
+
+    def _enter(self, entries: _Entries) -> None:
+        """Puts pairs on the board, except those below the floor."""
+        frequent = np.flatnonzero(entries.sums >= self.floor)
+        frequent = frequent[np.argsort(entries.keys[frequent])]
+        self.board.append(entries.keys[frequent], entries.sums[frequent], entries.lists(frequent))
+
+    def _enter_all(self, number: int | None = None) -> None:
+        """Makes the board anew, with the floor below the `number` most frequent pairs if one is named."""
+        # Block after block, since a list of all places sorted at once takes much memory.
+        self.board = _Board()
+        blocks = [_entries(self.pieces, *self.pieces.pairs(places)) for places in self.pieces.starts()]
+        keys, where = np.unique(np.concatenate([block.keys for block in blocks]), return_inverse=True)
+        sums = np.zeros(len(keys), np.int64)
+        np.add.at(sums, where, np.concatenate([block.sums for block in blocks]))
+        if number is not None:
+            self.floor = max(self.min_count, _lowest(sums, number))
+        keys, sums = keys[sums >= self.floor], sums[sums >= self.floor]
+        lists: dict[int, list[np.ndarray]] = {key: [] for key in keys.tolist()}
+        for block in blocks:
+            rows = np.flatnonzero(np.isin(block.keys, keys, assume_unique=True))
+            for key, places in zip(block.keys[rows].tolist(), block.lists(rows)):
+                lists[key].append(places)
+        self.board.append(keys, sums, list(map(np.concatenate, lists.values())))
+
+
+class _Entries(NamedTuple):
+    """Pairs that are all different, with all their places."""
+
+    keys: np.ndarray  # (pairs,)
+    sums: np.ndarray  # (pairs,) how often each occurs
+    firsts: np.ndarray  # (pairs,) where its places begin
+    places: np.ndarray  # (k,)
+
+    def lists(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The places of some of the pairs."""
+        places, ends = self.places.astype(np.int32), np.append(self.firsts, len(self.places))
+        return [places[first:end] for first, end in zip(ends[rows].tolist(), ends[rows + 1].tolist())]
+
+
+class _Met(NamedTuple):
+    """The pairs that the merges of a batch bring about."""
+
+    come: _Entries
+    gone: np.ndarray  # (pairs,) keys of the pairs that stood there before
+    maker: np.ndarray  # (pairs,) which of the batch
+    touched: np.ndarray  # (pairs,) and the other one of the batch, if it is between two; else -1
+
+    def undisturbed(self, batch: _Batch) -> int:
+        """How many of the batch are chosen before any pair that merging the earlier ones of them brings about."""
+        sums, maker = self.come.sums, self.maker
+        # Had only one of two merges that touch come first, these places would count with another pair of it: so they
+        # are added to all. A bound too high costs a shorter batch and nothing else.
+        between = np.flatnonzero(self.touched >= 0)
+        more = np.zeros(len(batch.slots), np.int64)
+        np.add.at(more, maker[between], sums[between])
+        np.add.at(more, self.touched[between], sums[between])
+        most = sums + more[maker]
+        rivals = np.flatnonzero(most >= batch.counts[-1])
+        left, right = _halves(self.come.keys[rivals])
+        left[more[maker[rivals]] > 0] = -1  # the other pair may be an older one
+        ranks = zip((-most[rivals]).tolist(), left.tolist(), right.tolist())
+        first: dict[int, tuple[int, int, int]] = {}
+        for made_by, rank in zip(maker[rivals].tolist(), ranks):
+            first[made_by] = min(first.get(made_by, _NO_RIVAL), rank)
+        rival = _NO_RIVAL
+        chosen = zip((-batch.counts).tolist(), batch.left.tolist(), batch.right.tolist())
+        for number, rank in enumerate(chosen):
+            if rank > rival:
                 return number
             rival = min(rival, first.get(number, rival))
-        return len(batch)
-
-    def _join(self, batch: list[_Candidate], at: np.ndarray, owner: np.ndarray, new: int) -> None:
-        """Joins the pairs at these places into the fresh ids new + owner: takes the pairs that are gone off the
-        board and enters those that come about."""
-        left = self.symbols[self.prev[at]]  # before anything is joined
-        before, after = self._link(at, owner + np.int32(new))
-        right, joined = self.symbols[after], self.symbols[before] - np.int32(new)
-        # Where two merges touch, the pair between them is counted once, on the left of the second.
-        on_left, touching, on_right = (left >= 0) & (joined < 0), joined >= 0, (right >= 0) & (right < new)
-        groups, firsts_places, sums = self._grouped(
-            np.concatenate(
-                [
-                    _group(_ON_LEFT, owner, left)[on_left],
-                    _group(_ON_RIGHT, owner, right)[on_right],
-                    _group(_TOUCHING, owner, joined)[touching],
-                ]
-            ),
-            np.concatenate([before[on_left], at[on_right], before[touching]]),
-        )
-        kind, maker, other = groups >> 30, groups >> _SHIFT & (_ENOUGH - 1), groups & _LOW
-        lefts = np.array([c.left for c in batch])[maker]
-        rights = np.array([c.right for c in batch])
-        before_it = np.where(kind == _TOUCHING, rights[np.minimum(other, len(batch) - 1)], other)
-        gone = np.where(kind == _ON_RIGHT, rights[maker] << _SHIFT | other, before_it << _SHIFT | lefts)
-        self._take_off(gone, sums)
-        fresh = maker + new
-        other = np.where(kind == _TOUCHING, other + new, other)
-        come = np.where(kind == _ON_RIGHT, fresh << _SHIFT | other, other << _SHIFT | fresh)
-        self._enter_groups(come, *firsts_places, sums)
-
-    def _take_off(self, pairs: np.ndarray, losses: np.ndarray) -> None:
-        """Lowers counts; a pair that falls below the floor is forgotten until the floor is lowered."""
-        counts = self.counts
-        for pair, loss in zip(pairs.tolist(), losses.tolist()):
-            if pair in counts:
-                left = counts[pair] - loss
-                if left >= self.floor:
-                    counts[pair] = left
-                else:
-                    del counts[pair], self.places[pair]
-
-    def merge_into_known(self, pair: _Candidate, known: int) -> None:
-        """Joins a pair into an id that stands elsewhere already. All pairs that this touches are counted afresh."""
-        at = self._standing([pair])[0]
-        if pair.left == pair.right:
-            at = self._without_overlaps(np.sort(at))
-        around = np.concatenate([self.prev[at], self.next[at]])
-        old = self._pairs_at(around[self.symbols[around] >= 0])
-        before, after = self._link(at, np.int32(known))
-        around = np.concatenate([before[self.symbols[before] >= 0], at[self.symbols[after] >= 0]])
-        touched = np.unique(np.concatenate([old, self._pairs_at(around)]))
-        for one in touched.tolist():
-            if one in self.counts:
-                del self.counts[one], self.places[one]
-        live = self._live()
-        self._enter(live[np.isin(self._pairs_at(live), touched)])
-
-    def _link(self, at: np.ndarray, ids: np.ndarray | np.int32) -> tuple[np.ndarray, np.ndarray]:
-        """Writes ids in place of the pairs at these places; returns the places before and after."""
-        gone = self.next[at]
-        after = self.next[gone]
-        self.symbols[at], self.symbols[gone] = ids, _GONE
-        self.next[at], self.prev[after] = after, at
-        return self.prev[at], after
-
-    def _without_overlaps(self, at: np.ndarray) -> np.ndarray:
-        """Of sorted places where a pair of equals stands ("aaaa" has three), every second in each run."""
-        starts = np.ones(len(at), bool)
-        starts[1:] = self.next[at[:-1]] != at[1:]
-        order = np.arange(len(at))
-        return at[(order - np.maximum.accumulate(np.where(starts, order, 0))) % 2 == 0]
-
-    def _pairs_at(self, places: np.ndarray) -> np.ndarray:
-        """The pair that begins at each place, as (k,) int64. Where none does it is negative."""
-        right = self.symbols[self.next[places]]
-        return self.symbols[places].astype(np.int64) << _SHIFT | right
-
-    def _live(self) -> np.ndarray:
-        """Every place where a pair begins."""
-        live = np.flatnonzero(self.symbols >= 0).astype(np.int32)
-        return live[self.symbols[self.next[live]] >= 0]
-
-    def _enter(self, places: np.ndarray) -> None:
-        """Enters the pairs that begin at these places, which are all places of theirs."""
-        pairs = self._pairs_at(places)
-        order = _order(pairs)
-        pairs, places = pairs[order], places[order]
-        firsts = np.flatnonzero(np.concatenate([[len(pairs) > 0], pairs[1:] != pairs[:-1]]))
-        sums = np.add.reduceat(self.weights[places], firsts) if len(firsts) else firsts
-        self._enter_groups(pairs[firsts], firsts, places, sums)
-
-    def _grouped(
-        self, groups: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """Distinct groups, (where each begins, the places sorted by group), and the weight of each group."""
-        # With the place below the group in one integer, one sort does all and leaves places in order.
-        keys = np.sort(groups << _PLACE_BITS | places)
-        groups, places = keys >> _PLACE_BITS, (keys & ((1 << _PLACE_BITS) - 1)).astype(np.int32)
-        firsts = np.flatnonzero(np.concatenate([[len(keys) > 0], groups[1:] != groups[:-1]]))
-        sums = np.add.reduceat(self.weights[places], firsts) if len(firsts) else firsts
-        return groups[firsts], (firsts, places), sums
-
-    def _enter_groups(
-        self, pairs: np.ndarray, firsts: np.ndarray, places: np.ndarray, sums: np.ndarray
-    ) -> None:
-        """Puts pairs, one a group of places, on the board, except those below the floor."""
-        frequent = np.flatnonzero(sums >= self.floor)
-        lasts = np.append(firsts, len(places))[frequent + 1]
-        rows = zip(*(x.tolist() for x in (-sums[frequent], pairs[frequent], firsts[frequent], lasts)))
-        self.put_back(_Candidate(minus, pair, places[first:last]) for minus, pair, first, last in rows)
+        return len(batch.slots)
 
 
-def _group(kind: int, owner: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What a merge of the batch meets, as (k,) int64: on which side, which of the batch, and the other symbol."""
-    return np.int64(kind << 30) | owner.astype(np.int64) << _SHIFT | other
+_NO_RIVAL = (0, 0, 0)
 
 
-def _disjoint(batch: list[_Candidate]) -> int:
+def _entries(pieces: _Pieces, places: np.ndarray, left: np.ndarray, right: np.ndarray) -> _Entries:
+    """The pairs (left, right) that stand at these places (k,), with all that the board wants to know."""
+    if (left | right).max(initial=0) <= 0xFF:  # single bytes, the first and longest list
+        tags = (left << 8 | right).astype(np.uint16)
+        order = _order(tags)
+    else:
+        tags = left.astype(np.int64) << _ID_BITS | right
+        order = _order(right)
+        order = order[_order(left[order])]
+    firsts = _firsts(tags[order])
+    places, one = places[order], order[firsts]
+    return _Entries(_key(left[one], right[one]), _sums(pieces.weights[places], firsts), firsts, places)
+
+
+def _disjoint(batch: _Batch) -> int:
     """How many of the first pairs cannot overlap: no token is the left half of one and the right half of another.
 
     A pair of equals overlaps with itself and is merged alone.
     """
     lefts: set[int] = set()
     rights: set[int] = set()
-    for number, candidate in enumerate(batch):
-        left, right = candidate.left, candidate.right
+    for number, (left, right) in enumerate(batch.halves()):
         if left in rights or right in lefts or left == right:
             return max(number, 1)
         lefts.add(left)
         rights.add(right)
-    return len(batch)
+    return len(batch.slots)
 
 
-def _order(pairs: np.ndarray) -> np.ndarray:
-    """An order that brings equal pairs together; pairs of single bytes, the first and longest list, by radix."""
-    if not np.any(pairs & ~np.int64(0xFF << _SHIFT | 0xFF)):
-        return np.argsort((pairs >> _SHIFT << 8 | pairs & 0xFF).astype(np.uint16), kind="stable")
-    return np.argsort(pairs, kind="stable")
+def _without_overlaps(at: np.ndarray, length: int) -> np.ndarray:
+    """Of sorted places where a pair of equals stands ("aaaa" has three), every second in each run."""
+    starts = np.ones(len(at), bool)
+    starts[1:] = at[:-1] + length != at[1:]
+    order = np.arange(len(at))
+    return at[(order - np.maximum.accumulate(np.where(starts, order, 0))) % 2 == 0]
+
+
+def _key(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """A pair as one integer, (k,) int64: the newer id first, then which of the two it is, then the older id."""
+    newer, older = np.maximum(left, right).astype(np.int64), np.minimum(left, right)
+    return newer << (_ID_BITS + 1) | (left > right).astype(np.int64) << _ID_BITS | older
+
+
+def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right ids of keys."""
+    newer, older, newer_left = keys >> (_ID_BITS + 1), keys & _LOW, (keys >> _ID_BITS & 1).astype(bool)
+    return np.where(newer_left, newer, older), np.where(newer_left, older, newer)
+
+
+def _order(ids: np.ndarray) -> np.ndarray:
+    """An order that brings equal ids (k,) together and leaves equals as they stand."""
+    order = np.argsort(ids.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by radix, all else slower
+    if ids.max(initial=0) >> 16 == 0:
+        return order
+    return order[np.argsort((ids[order] >> 16).astype(np.uint16), kind="stable")]
+
+
+def _firsts(sorted_keys: np.ndarray) -> np.ndarray:
+    """Where each run of equal keys begins."""
+    return np.flatnonzero(np.concatenate([[len(sorted_keys) > 0], sorted_keys[1:] != sorted_keys[:-1]]))
+
+
+def _sums(weights: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """The sum of each run, (runs,) int64."""
+    return np.add.reduceat(weights, firsts, dtype=np.int64) if len(firsts) else firsts
+
+
+def _lowest(counts: np.ndarray, number: int) -> int:
+    """The lowest of the `number` highest counts; at least 1."""
+    # np.partition is slower where many are equal.
+    return max(1, int(np.sort(counts)[-number])) if len(counts) > number else 1

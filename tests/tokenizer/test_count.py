@@ -53,20 +53,26 @@ def test_every_character_is_of_the_twins_class() -> None:
         assert byte_starts([text]).tolist() == [0, *accumulate(sizes[:-1])]
 
 
-def test_processes_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
     texts = ["".join(rng.choices("ab 你1\n.", k=rng.randint(0, 300))) for _ in range(200)]
     monkeypatch.setattr(count, "_CHUNK", 2_000)
     expected = twin(texts)
-    assert count_pieces(texts) == count_pieces(texts[::-1]) == count_pieces(texts, workers=2) == expected
+    assert count_pieces(texts) == count_pieces(texts[::-1]) == expected
+    assert count_pieces(texts, workers=2) == expected  # threads alone
+    monkeypatch.setattr(count, "_HERE", 3)
+    assert count_pieces(iter(texts), workers=2) == expected  # then processes
 
 
-def test_memory_is_that_of_the_distinct_pieces() -> None:
+def test_memory_is_that_of_the_distinct_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count, "_LATER", 30)
     line = "the cat sat on the mat; extraordinarily long words stay few\n"
     counts = count.PieceCounts()
     for _ in range(50):
         counts.add([line * 100])
-    assert len(counts._keys) + len(counts._long) == len(twin([line * 2]))
+    held = sum(len(keys) for keys, _ in counts._short)
+    assert len(counts.short()[0]) + len(counts._long) == len(twin([line * 2]))
+    assert held <= len(counts.short()[0]) + 30
     assert counts.as_dict()[b" mat"] == 5_000
 
 

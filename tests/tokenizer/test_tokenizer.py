@@ -115,6 +115,40 @@ def test_engine_is_chosen_by_proof(small: Tokenizer, monkeypatch: pytest.MonkeyP
         make_encoder(small.ranks, "other")  # type: ignore[arg-type]
 
 
+def test_engine_that_cannot_take_a_vocabulary(small: Tokenizer) -> None:
+    pytest.importorskip("gigatoken")
+    ranks = {**small.ranks, b"qxzj": len(small.ranks)}  # no merge leads to it
+    with pytest.raises(UsageError, match="no merge leads to some token"):
+        make_encoder(ranks, "gigatoken")
+    encoder = make_encoder(ranks)
+    assert encoder.name == "tiktoken" and encoder.encode("qxzj") == [len(small.ranks)]
+
+
+def test_odd_texts_of_a_batch_change_nothing(small: Tokenizer) -> None:
+    pytest.importorskip("gigatoken")
+    texts = ["the dog", "a" * 5000, "", "语言模型", "new \U0001fae9 x", "the end"]
+    tok = Tokenizer(small.ranks, encoder="gigatoken")
+    expected = [tok.encode(text) for text in texts]
+    flat, lengths = tok.encode_flat(texts)
+    assert tok.encode_batch(texts) == expected
+    assert flat.tolist() == [i for ids in expected for i in ids]
+    assert lengths.tolist() == list(map(len, expected))
+    assert tok._encoder._odd(texts) == {1, 4}  # type: ignore[attr-defined]
+
+
+def test_threads_start_when_they_pay_and_change_nothing(
+    small: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken")
+    tok = Tokenizer(small.ranks, encoder="gigatoken")
+    texts = [f"the dog {i} and 语言模型 " * 2000 for i in range(100)]  # 6 MB: enough to be shared out
+    alone = tok.encode_batch(texts)
+    assert tok._encoder._engine(0)[1] is False  # type: ignore[attr-defined]
+    monkeypatch.setattr(encoders, "ALONE_CHARACTERS", 1_000_000)
+    assert tok.encode_batch(texts) == alone
+    assert tok._encoder._engine(0)[1] is None  # type: ignore[attr-defined]
+
+
 def test_engine_forgets(small: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gigatoken")
     tok = Tokenizer(small.ranks, encoder="gigatoken")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openqwen.tokenizer import bpe, load_tokenizer
+from openqwen.tokenizer import train as module
 from openqwen.tokenizer.count import count_pieces
 from openqwen.tokenizer.ranks import read_ranks
 from openqwen.tokenizer.tokenizer import Tokenizer
@@ -106,3 +110,78 @@ def test_what_is_left_out_for_speed_changes_nothing(counts: dict[bytes, int], nu
 def test_equals_the_readable_twin_on_real_words() -> None:
     text = (Path(bpe.__file__).read_text() + Path(train.__code__.co_filename).read_text()) * 2
     assert train(count_pieces([text]), 400) == bpe.train([text], 400)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    texts=st.lists(st.text(st.sampled_from(list("abc 你")), max_size=200), max_size=5),
+    enough=st.sampled_from([2, 5, 64]),
+    front=st.sampled_from([1, 8, 1024]),
+    block=st.sampled_from([4, 64]),
+)
+def test_sizes_of_steps_and_blocks_change_nothing(
+    texts: list[str], enough: int, front: int, block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_ENOUGH", enough), ("_FRONT", front), ("_BLOCK", block), ("_SPARE", 1)):
+            patch.setattr(module, name, value)
+        assert train(count_pieces(texts), 40) == bpe.train(texts, 40)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    counts=st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 9), max_size=12),
+    more=st.lists(st.text("abc", min_size=2, max_size=4).map(str.encode), max_size=4, unique=True),
+)
+def test_augmenting_equals_the_readable_twin(counts: dict[str, int], more: list[bytes]) -> None:
+    # Tokens that no merge of the base leads to are met again when their halves have been learnt.
+    base = {token: rank for rank, token in enumerate([*byte_ranks(), *more])}
+    assert train({piece.encode(): n for piece, n in counts.items()}, 12, base) == augmented(counts, 12, base)
+
+
+def augmented(counts: dict[str, int], num_tokens: int, base: dict[bytes, int]) -> list[bpe.Merge]:
+    """bpe.train from a base."""
+    age = dict(base)
+    words = {
+        piece: [piece.encode()] if piece.encode() in base else bpe.merge_parts(piece.encode(), base)
+        for piece in counts
+    }
+    merges: list[bpe.Merge] = []
+    while len(merges) < num_tokens:
+        pairs = bpe.count_pairs(words, Counter(counts))
+        best = min(pairs, key=lambda p: (-pairs[p], age[p[0]], age[p[1]]), default=None)
+        if best is None or pairs[best] < 2:
+            break
+        if best[0] + best[1] not in age:
+            merges.append(best)
+            age[best[0] + best[1]] = len(age)
+        words = {piece: bpe.merge_pair(parts, best) for piece, parts in words.items()}
+    return merges
+
+
+def test_counts_beyond_32_bits() -> None:
+    counts = {b"ab": 2**40, b"cd": 2**40 + 1, b"ef": 3}
+    assert train(counts, 3) == [(b"c", b"d"), (b"a", b"b"), (b"e", b"f")]
+
+
+def test_two_splits_of_one_token_cost_one_rank() -> None:
+    # "abab" is learnt in two ways at once: the board offers both pairs for the same step.
+    assert module._unknown([b"abab", b"cd", b"abab", b"ef"], {}) == 2
+    assert module._unknown([b"abab", b"cd"], {b"cd": 7}) == 1
+
+
+@given(ids=st.lists(st.integers(0, 2**24 - 1), max_size=50), more=st.lists(st.integers(0, 300), max_size=50))
+def test_equal_ids_come_together(ids: list[int], more: list[int]) -> None:
+    values = np.array(ids + more, np.int32)
+    order = module._order(values)
+    assert sorted(order.tolist()) == list(range(len(values)))
+    groups = values[order].tolist()
+    assert len(module._firsts(values[order])) == len(set(groups))
+    assert all(a < b for a, b in pairwise(order) if values[a] == values[b])
+
+
+@given(left=st.integers(0, 2**24 - 1), right=st.integers(0, 2**24 - 1))
+def test_keys_hold_pairs_and_put_new_tokens_last(left: int, right: int) -> None:
+    key = module._key(np.array([left]), np.array([right]))
+    assert [half.tolist() for half in module._halves(key)] == [[left], [right]]
+    assert key[0] < module._key(np.array([0]), np.array([max(left, right) + 1]))[0]
