@@ -157,8 +157,7 @@ class GigatokenEncoder:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         odd = self._odd(texts)
         rest = [text for number, text in enumerate(texts) if number not in odd]
-        core, parallel = self._engine(sum(map(len, rest)))
-        ids = core.encode_batch_list(rest, parallel=parallel)
+        ids = self._lists(*self._flat(rest))
         if not odd:
             return ids
         others = iter(ids)
@@ -167,12 +166,22 @@ class GigatokenEncoder:
         ]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        if self._odd(texts):
-            return flat(self.encode_batch(texts))
+        return flat(self.encode_batch(texts)) if self._odd(texts) else self._flat(texts)
+
+    def _flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         core, parallel = self._engine(sum(map(len, texts)))
         layout = core.encode_batch(list(texts), parallel=parallel).layout
         offsets = np.asarray(layout.offsets.data, np.int64)
         return np.asarray(layout.content.data, np.uint32)[offsets[0] : offsets[-1]], np.diff(offsets)
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        """Python's integers below the vocabulary's size, (V,): lists that share them need a third of the memory."""
+        return np.arange(max(self._ranks.values()) + 1).astype(object)
+
+    def _lists(self, ids: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
+        ends = np.cumsum(lengths).tolist()
+        return [self._numbers[ids[begin:end]].tolist() for begin, end in zip([0, *ends], ends)]
 
 
 def flat(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
