@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from openqwen.cli.common import Out, Plan, Recipes, Settings, run_stage
+from cyclopts import Parameter
+
+from openqwen.cli.common import Out, Plan, Recipes, Settings, dotted, run_stage
+from openqwen.core.config import resolve
+from openqwen.core.console import note
+from openqwen.core.errors import UsageError
+from openqwen.stages import STAGES
 
 
 def pack(
@@ -29,10 +36,39 @@ def pretrain(
 
 
 def extend(
-    *settings: Settings, model: Path, tokens: Path, out: Out, recipe: Recipes = None, plan: Plan = False
+    *settings: Settings,
+    model: Path,
+    out: Out,
+    tokens: Annotated[Path | None, Parameter(help="Packed text; its valid split is read.")] = None,
+    documents: Annotated[
+        Path | None,
+        Parameter(
+            help="Long documents instead: a corpus artefact (its valid split), or a file or folder of text, "
+            "JSON lines or Parquet (also .gz, .zst). Packed into OUT-tokens."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, Parameter(help="With --documents, where the model's folder holds no tokenizer.")
+    ] = None,
+    recipe: Recipes = None,
+    plan: Plan = False,
 ) -> int:
     """Perplexity against length, plain and with each context extension (report §2.5, Table 3)."""
-    return run_stage("extend", {"model": model, "tokens": tokens}, out, settings, recipe, plan)
+    if (tokens is None) == (documents is None):
+        raise UsageError(
+            "extend reads either packed tokens or documents", fix="--tokens ARTEFACT or --documents PATH"
+        )
+    if documents is None and tokenizer is not None:
+        raise UsageError("packed tokens need no tokenizer", where="--tokenizer", fix="leave it out")
+    inputs = {"model": model, "tokens": tokens, "documents": documents, "tokenizer": tokenizer}
+    if documents is not None and not plan:
+        from openqwen.tokenizer.held import pack_documents
+
+        resolve(STAGES["extend"].config, "extend", recipe or (), dotted(settings))  # errors before the work
+        packed = pack_documents(documents, tokenizer or model, out.with_name(f"{out.name}-tokens"))
+        note(f"{packed.kind}: {packed.path}")
+        inputs = {"model": model, "tokens": packed.path}
+    return run_stage("extend", inputs, out, settings, recipe, plan)
 
 
 def sft(

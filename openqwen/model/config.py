@@ -132,6 +132,10 @@ class ExtendConfig(Config):
     dtype: Literal["float32", "bfloat16"] = setting("float32", source="ours")
     device: str | None = setting(None, source="ours", doc="None: the CPU")
     seed: int = setting(1234, source="ours", doc="of the bootstrap", ge=0)
+    analysis: tuple[float, ...] = setting(
+        (), source="ours", doc="multiples at which attention is looked into (entropy_4x.json, .svg)"
+    )
+    analysis_blocks: int = setting(4, source="ours", doc="blocks it is averaged over", gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> ExtendConfig:
@@ -143,4 +147,6 @@ class ExtendConfig(Config):
             raise ValueError("multiples must be positive and increasing")
         if 1 not in self.multiples:
             raise ValueError("multiples must hold 1, the training length, to compare with")
+        if not set(self.analysis) <= set(self.multiples):
+            raise ValueError("analysis must name some of multiples")
         return self

@@ -2,7 +2,8 @@
 
 Report §2.5, Table 3. The report's: the techniques, their order, the published rows. Ours: every length reads the same
 text (blocks of the greatest length, cut into pieces), so columns differ in context alone; intervals are bootstrapped
-over blocks; columns are multiples of the training length, which is 2048 in the report's rows.
+over blocks; columns are multiples of the training length, which is 2048 in the report's rows; what each technique
+changes is measured in pairs, block by block, since it is smaller than what texts differ by; and entropy.py says why.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import io
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from math import exp, inf
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from openqwen.core.console import Progress
 from openqwen.core.errors import DataError, UsageError
 from openqwen.core.intervals import bootstrap
 from openqwen.core.shards import Tokens, open_tokens
+from openqwen.model import entropy
 from openqwen.model.config import ExtendConfig, Extension, ModelConfig, layer_windows
 from openqwen.model.qwen import Qwen
 from openqwen.model.weights import load_model
@@ -109,22 +113,25 @@ def _blocks_of(tokens: Tokens, source: str, numbers: Sequence[int], size: int) -
 
 
 @torch.inference_mode()
-def mean_loss(model: Qwen, ids: Tensor, length: int, extension: Extension) -> float:
-    """Mean loss in nats a token over ids (N + 1,), read in pieces of `length` that know nothing of each other."""
+def token_losses(model: Qwen, ids: Tensor, length: int, extension: Extension) -> Tensor:
+    """Loss in nats of each token of ids (N + 1,), read in P pieces of `length` that know nothing of each other.
+
+    (P, length) float64 on the CPU; a rest that fills no piece is not read.
+    """
     pieces = (len(ids) - 1) // length
     inputs = ids[: pieces * length].view(pieces, length)
-    labels = ids[1 : pieces * length + 1]  # (pieces * length,)
-    hidden = model.hidden(inputs, extension=extension).flatten(0, 1)  # (pieces * length, C)
+    labels = ids[1 : pieces * length + 1]  # (P * length,)
+    hidden = model.hidden(inputs, extension=extension).flatten(0, 1)  # (P * length, C)
     step = max(1, _LOGITS_BYTES // (4 * model.config.vocab_size))
-    total = 0.0
+    parts = []
     for start in range(0, len(labels), step):
         logits = model.head(hidden[start : start + step]).float()  # (n, V)
-        total += float(F.cross_entropy(logits, labels[start : start + step], reduction="sum"))
-    return total / len(labels)
+        parts.append(F.cross_entropy(logits, labels[start : start + step], reduction="none"))
+    return torch.cat(parts).view(pieces, length).cpu().double()
 
 
 def run(resolved: Resolved[ExtendConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """Reads the valid split at every length with every technique; writes table_03.json and context.svg."""
+    """Reads the valid split at every length with every technique; writes table_03.json, context.svg and analyses."""
     config = resolved.config
     opened = open_inputs(inputs, {"model": "model", "tokens": "tokens"})
     model = load_model(inputs["model"], dtype=getattr(torch, config.dtype), device=config.device)
@@ -144,10 +151,16 @@ def run(resolved: Resolved[ExtendConfig], inputs: dict[str, Path], out: Path) ->
     sources = [r["source"] for r in _records(inputs["tokens"] / "documents.valid.jsonl")]
     lengths, blocks = _fitting(tokens, sources, lengths, config.blocks)
     with stage_run(out, KIND, resolved, opened) as stage:
-        losses = _sweep(model, blocks, lengths, config, stage)
-        table = make_table(shape, lengths, losses, blocks, config)
+        readings = _sweep(model, blocks, lengths, config, stage)
+        table = make_table(shape, lengths, readings.losses, blocks, config)
+        analyses = _analyse(model, blocks, lengths, readings, config)
+        table["notes"] += [line for analysis in analyses for line in entropy.limits(analysis)]
         write_json(out / "table_03.json", table)
         write_atomic(out / "context.svg", draw(table, lengths))
+        for analysis in analyses:
+            name = f"entropy_{analysis['multiple']:g}x"
+            write_json(out / f"{name}.json", {**analysis, "in_words": entropy.describe(analysis)})
+            write_atomic(out / f"{name}.svg", entropy.draw(analysis))
         write_jsonl(out / "samples.jsonl", _samples(table, lengths))
         ours = [row for row in table["rows"] if row["origin"] == "ours"]
         stage.fact(perplexity={row["model"]: row["cells"] for row in ours})
@@ -182,12 +195,20 @@ def _fitting(
     )
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What the sweep measured, by (technique, multiple of the training length)."""
+
+    losses: dict[tuple[str, float], list[float]]  # mean loss of each block, nats a token
+    by_position: dict[tuple[str, float], np.ndarray]  # (length,) summed over the blocks
+
+
 def _sweep(
-    model: Qwen, blocks: Sequence[Block], lengths: dict[float, int], config: ExtendConfig, stage: Run
-) -> dict[tuple[str, float], list[float]]:
-    """Loss of each block by (technique, multiple). Within the training length all techniques are the plain model."""
+    model: Qwen, blocks: Sequence[Block], lengths: Mapping[float, int], config: ExtendConfig, stage: Run
+) -> Readings:
+    """Reads each block in every way. Within the training length all techniques are the plain model."""
     ways = extensions(model.config, config.windows)
-    losses: dict[tuple[str, float], list[float]] = defaultdict(list)
+    readings = Readings(defaultdict(list), {})
     metrics, began = stage.open_metrics(), time.monotonic()
     with Progress("extend", len(blocks)) as bar:
         for number, block in enumerate(blocks, 1):
@@ -199,14 +220,51 @@ def _sweep(
             ids = torch.from_numpy(block.ids).to(model.head.weight.device)
             for multiple, length in lengths.items():
                 for way, extension in ways.items():
-                    if way != "plain" and length <= model.config.max_length:
-                        loss = losses["plain", multiple][-1]
-                    else:
-                        loss = mean_loss(model, ids, length, extension)
-                    losses[way, multiple].append(loss)
+                    if way == "plain" or length > model.config.max_length:
+                        positions = token_losses(model, ids, length, extension).mean(0).numpy()  # (length,)
+                    loss = float(positions.mean())
+                    readings.losses[way, multiple].append(loss)
+                    key = (way, multiple)
+                    readings.by_position[key] = readings.by_position.get(key, 0) + positions
                     metrics.write(number, technique=way, length=length, loss=loss, source=block.source)
             bar.update(number, tokens=sum(len(ways) * len(block.ids) for _ in lengths))
-    return losses
+    return readings
+
+
+def _analyse(
+    model: Qwen,
+    blocks: Sequence[Block],
+    lengths: Mapping[float, int],
+    readings: Readings,
+    config: ExtendConfig,
+) -> list[dict[str, Any]]:
+    """Why, at each length asked for that there is text for: losses over all blocks read, attention over the first."""
+    ways = extensions(model.config, config.windows)
+    ids = [block.ids for block in blocks[: len(readings.losses["plain", 1])]]
+    first = ids[: config.analysis_blocks]
+    found = []
+    for multiple in [m for m in config.analysis if m in lengths]:
+        losses = {way: readings.by_position[way, multiple] / len(ids) for way in ways}
+        with Progress("attention", len(ways) * len(first)) as bar:
+            analysis = entropy.analyse(model, first, lengths[multiple], ways, losses, bar.update)
+        analysis["one_token_loss"] = float(_loss_by_position(model, ids, 1, Extension())[0])
+        if lengths[multiple] > model.config.max_length:
+            read = partial(_loss_by_position, model, ids, lengths[multiple], ways["+ dynamic_ntk"])
+            with Progress("query scales", len(entropy.SCALES)) as bar:
+                analysis["query_scale"] = entropy.scale_response(model, "+ dynamic_ntk", read, bar.update)
+        found.append({"multiple": multiple, **analysis})
+    return found
+
+
+def _loss_by_position(
+    model: Qwen, blocks: Sequence[np.ndarray], length: int, extension: Extension
+) -> np.ndarray:
+    """(length,) nats a token, the mean over all pieces of all blocks."""
+    device = model.head.weight.device
+    read = [
+        token_losses(model, torch.from_numpy(ids).to(device), length, extension).mean(0) for ids in blocks
+    ]
+    return torch.stack(read).mean(0).numpy()
 
 
 def make_table(
@@ -232,13 +290,45 @@ def make_table(
         rows.append({"model": name, "origin": "ours", "cells": cells})
     columns = [{"name": name, "metric": "perplexity", "shots": None} for name in names.values()]
     used = blocks[: len(losses["plain", 1])]
+    changes = make_changes(names, losses, config.seed)
     return {
         "table": 3,
         "title": "Perplexity against sequence length, without training on long text",
         "columns": columns,
         "rows": rows,
-        "notes": _notes(shape, lengths, used, config),
+        "changes": changes,
+        "notes": _notes(shape, lengths, used, config) + _in_words(changes),
     }
+
+
+def make_changes(
+    names: Mapping[float, str], losses: Mapping[tuple[str, float], list[float]], seed: int
+) -> list[dict[str, Any]]:
+    """Perplexity over perplexity: plain over plain at the training length, then each technique over the one before.
+
+    Both sides read the same blocks, so the interval is that of the differences.
+    """
+    pairs = [(("plain", 1.0), ("plain", m)) for m in names if m > 1]
+    pairs += [((a, m), (b, m)) for a, b in pairwise(TECHNIQUES) for m in names if m > 1]
+    rows: dict[str, dict[str, Any]] = {}
+    for old, new in pairs:
+        name = "plain over its training length" if new[0] == "plain" else f"{new[0]} over {old[0]}"
+        differences = [b - a for a, b in zip(losses[old], losses[new])]
+        row = rows.setdefault(name, {"change": name, "of": new[0], "over": old[0], "cells": {}})
+        row["cells"][names[new[1]]] = perplexity(differences, seed)
+    return list(rows.values())
+
+
+def _in_words(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A note for each change."""
+    lines = []
+    for change in changes:
+        parts = []
+        for name, cell in change["cells"].items():
+            between = f" [{cell['low']:.4g}, {cell['high']:.4g}]" if "low" in cell else ""
+            parts.append(f"{name} {cell['value']:.4g}{between}")
+        lines.append(f"Perplexity of {change['change']}, paired over blocks: {', '.join(parts)}.")
+    return lines
 
 
 def perplexity(losses: Sequence[float], seed: int) -> dict[str, Any]:
@@ -259,11 +349,12 @@ def _notes(
 ) -> list[str]:
     joined = sum(block.joined for block in blocks)
     size = max(lengths.values())
+    sources = sorted({block.source for block in blocks})
+    named = ", ".join(sources) if len(sources) <= 4 else f"{len(sources)} sources"
     notes = [
         "Published rows: arXiv text, trained at 2048; a column is the same multiple of the training length in all rows.",
         f"Ours: {shape.num_parameters:,} parameters trained at {shape.max_length}; {len(blocks)} blocks of {size} "
-        f"held-out tokens from {', '.join(sorted({block.source for block in blocks}))}; every length reads the same "
-        "text; intervals are 95 % bootstrap over blocks.",
+        f"held-out tokens from {named}; every length reads the same text; intervals are 95 % bootstrap over blocks.",
         f"Windows by layer: {', '.join(map(str, config.windows or layer_windows(shape.max_length, shape.num_layers)))}.",
     ]
     if joined:
@@ -291,36 +382,40 @@ def _samples(table: dict[str, Any], lengths: dict[float, int]) -> list[dict[str,
 
 
 def draw(table: dict[str, Any], lengths: dict[float, int]) -> str:
-    """The table as curves (SVG): ours with intervals, the report's 7B rows dashed."""
+    """The table as curves (SVG): ours with intervals, the report's 7B rows dashed; on the right over its own 1x."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = ("#7a7a7a", "#d9822b", "#3d7fc1", "#2b8a6f")
     columns = {column["name"]: multiple for column, multiple in zip(table["columns"], lengths)}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "openqwen", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+        figure, panels = pyplot.subplots(1, 2, figsize=(8.6, 3.6), layout="constrained")
         for row in table["rows"]:
             if row["model"].startswith("Qwen-14B"):
                 continue
-            x = [columns[name] for name in row["cells"]]
-            y = [cell["value"] for cell in row["cells"].values()]
-            colour = colours[row["model"].count("+")]
-            dashed = row["origin"] == "published"
-            axes.plot(
-                x, y, "--" if dashed else "o-", color=colour, label=row["model"], linewidth=1, markersize=3
-            )
-            if all("low" in cell for cell in row["cells"].values()):
-                bounds = [[cell[end] for cell in row["cells"].values()] for end in ("low", "high")]
-                axes.fill_between(x, bounds[0], bounds[1], color=colour, alpha=0.15, linewidth=0)
-        axes.set(xscale="log", yscale="log", xlabel="length / training length", ylabel="perplexity")
-        axes.set_xticks(list(lengths), [f"{m:g}x" for m in lengths])
-        axes.minorticks_off()
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=6, frameon=False)
+            points = {columns[name]: cell for name, cell in row["cells"].items()}
+            _curve(panels[0], row, points, 1.0)
+            _curve(panels[1], row, points, points[1]["value"])
+        for axes, label in zip(panels, ("perplexity", "perplexity / perplexity at 1x")):
+            axes.set(xscale="log", yscale="log", xlabel="length / training length", ylabel=label)
+            axes.set_xticks(list(lengths), [f"{m:g}x" for m in lengths])
+            axes.minorticks_off()
+            axes.grid(alpha=0.25)
+        panels[0].legend(fontsize=6, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         pyplot.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def _curve(axes: Any, row: Mapping[str, Any], points: Mapping[float, Mapping[str, Any]], unit: float) -> None:
+    """One row of the table, its values divided by `unit`."""
+    colour = ("#7a7a7a", "#d9822b", "#3d7fc1", "#2b8a6f")[row["model"].count("+")]
+    style = "--" if row["origin"] == "published" else "o-"
+    x, y = list(points), [cell["value"] / unit for cell in points.values()]
+    axes.plot(x, y, style, color=colour, label=row["model"], linewidth=1, markersize=3)
+    if all("low" in cell for cell in points.values()):
+        low, high = ([cell[end] / unit for cell in points.values()] for end in ("low", "high"))
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -60,7 +60,7 @@ def run(resolved: Resolved[PackConfig], inputs: dict[str, Path], out: Path) -> A
         config = resolved.config
         tokenizer = load_tokenizer(inputs["tokenizer"], encoder=config.encoder)
         written = {split: _pack_split(run, split, inputs["corpus"], tokenizer, config) for split in SPLITS}
-        write_json(run.path / "shards.json", _meta(run.path, tokenizer, written))
+        write_json(run.path / "shards.json", shards_meta(run.path, tokenizer, written))
         write_jsonl(run.path / "samples.jsonl", _samples(run.path, tokenizer))
         _facts(run, written, tokenizer)
         shutil.rmtree(run.checkpoints)
@@ -73,14 +73,14 @@ def _pack_split(run: Run, split: str, corpus: Path, tokenizer: Tokenizer, config
     writer = SplitWriter(run, split, tokenizer, config.shard_tokens)
     documents = islice(read_corpus(corpus, split), writer.done.documents, None)
     with Progress(f"pack {split}", total=1) as bar:
-        for batch in _batches(documents, config.batch_bytes):
+        for batch in batches(documents, config.batch_bytes):
             writer.write(batch)
             bar.update(0, documents=writer.done.documents, tokens_so_far=writer.done.tokens)
     writer.finish()
     return writer.done
 
 
-def _batches(documents: Iterator[dict[str, Any]], num_bytes: int) -> Iterator[list[dict[str, Any]]]:
+def batches(documents: Iterator[dict[str, Any]], num_bytes: int) -> Iterator[list[dict[str, Any]]]:
     """Documents in groups of about `num_bytes` of text."""
     batch: list[dict[str, Any]] = []
     size = 0
@@ -172,7 +172,7 @@ def _append(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _meta(folder: Path, tokenizer: Tokenizer, written: dict[str, Written]) -> dict[str, Any]:
+def shards_meta(folder: Path, tokenizer: Tokenizer, written: dict[str, Written]) -> dict[str, Any]:
     """shards.json."""
     splits = {}
     for split, done in written.items():
