@@ -155,7 +155,17 @@ def length_of(text: str) -> int:
 
 
 def check(config: PretrainConfig, devices: int, mfu: float | None, on: Hardware | None) -> None:
-    """Flags that contradict each other or themselves."""
+    """Flags that contradict each other or themselves, and settings whose memory is not counted."""
+    uncounted = {
+        "lora": config.lora is not None,
+        "parallel.checkpoint_activations": config.parallel.checkpoint_activations,
+        "parallel.shards": config.parallel.shards > 1,
+    }
+    for name, given in uncounted.items():
+        if given:
+            raise UsageError(
+                f"what {name} does to memory is not counted yet", where=name, fix=f"plan without {name}"
+            )
     if not 1 <= devices <= config.batch_size:
         raise UsageError(
             f"--devices {devices}: a step has {config.batch_size} sequences, at least one for each device",

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from openqwen.core.config import Config, Count, setting
 from openqwen.model.config import ModelConfig
-from openqwen.train.config import OptimConfig, ParallelConfig, Precision, ScheduleConfig
+from openqwen.train.config import LoraConfig, OptimConfig, ParallelConfig, Precision, ScheduleConfig
 
 
 class ShapeConfig(Config):
@@ -50,6 +50,11 @@ class PretrainConfig(Config):
     model: ShapeConfig = setting(ShapeConfig(), source="report §2.3 Table 1")
     optim: OptimConfig = setting(OptimConfig(), source="report §2.4")
     schedule: ScheduleConfig = setting(ScheduleConfig(), source="report §2.4")
+    lora: LoraConfig | None = setting(
+        None,
+        source="report §2.4",
+        doc="none: all weights are trained; any lora.* setting trains adapters on the model to go on from",
+    )
     context: Count = setting(2048, source="report §2.4", doc="tokens a sequence", gt=1)
     batch_tokens: Count = setting(
         2048 * 2048, source="report Table 1", doc="tokens a step (4M; tech memo: 2048 x 2048)", gt=0
@@ -82,6 +87,10 @@ class PretrainConfig(Config):
     def _consistent(self) -> PretrainConfig:
         if self.batch_tokens % self.context:
             raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of context {self.context}")
+        if self.lora is not None and self.parallel.strategy != "replicate":
+            raise ValueError(
+                f"adapters cannot be divided among processes: parallel.strategy {self.parallel.strategy}"
+            )
         if self.schedule.warmup(self.steps) >= self.steps:
             raise ValueError(
                 f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}"

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from openqwen.core.config import Config, Count, setting
-from openqwen.train.config import OptimConfig, Precision, ScheduleConfig
+from openqwen.train.config import LoraConfig, OptimConfig, Precision, ScheduleConfig
 
 
 class SFTConfig(Config):
@@ -30,6 +30,9 @@ class SFTConfig(Config):
     dropout: float = setting(0.1, source="report §3.1.2", ge=0, lt=1)
     mask: Literal["report", "released-script"] = setting(
         "report", source="report §3.1.2", doc="which tokens are trained; see openqwen.chat.chatml"
+    )
+    lora: LoraConfig | None = setting(
+        None, source="report §3.1.2", doc="none: all weights are trained; any lora.* setting trains adapters"
     )
     packing: bool = setting(
         True,

@@ -22,7 +22,7 @@ from openqwen.core.artifact import Artifact, Run, find, open_inputs, stage_run, 
 from openqwen.core.config import Resolved
 from openqwen.core.console import Progress
 from openqwen.model.qwen import Qwen
-from openqwen.model.weights import load_model, save_model
+from openqwen.model.weights import save_model
 from openqwen.sft.config import SFTConfig
 from openqwen.sft.data import (
     Sample,
@@ -36,7 +36,7 @@ from openqwen.sft.data import (
 )
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import checkpoint, precision
+from openqwen.train import checkpoint, lora, precision
 from openqwen.train.loss import IGNORE, cross_entropy
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.sample import greedy
@@ -77,7 +77,7 @@ def train(
     device = precision.pick_device()
     dtype = precision.pick_dtype(config.precision, device)
     precision.deterministic(config.seed)
-    model = load_model(base, dtype=torch.float32, device=device, dropout=config.dropout).train()
+    model = lora.load_base(base, config.lora, config.seed, config.dropout, device).train()
     model.config = model.config.model_copy(
         update={"max_length": max(model.config.max_length, config.max_length)}
     )
@@ -88,7 +88,7 @@ def train(
     if config.packing:
         rows = pack([len(sample.ids) for sample in training], config.max_length, config.seed)
 
-    modules, optimizers = {"model": model}, {"adamw": optimizer}
+    modules, optimizers = {"model": lora.trained(model)}, {"adamw": optimizer}
     state = checkpoint.load_latest(stage.checkpoints, modules, optimizers)
     metrics = stage.open_metrics(state["step"] if state else None)
     if state is None:
@@ -152,6 +152,10 @@ def train(
     after = replies(config, model, tokenizer, heldout, "after")
     write_jsonl(stage.path / "samples.jsonl", state["before"] + after)
     write_jsonl(stage.path / "skipped.jsonl", [asdict(record) for record in skipped])
+    if config.lora is not None:
+        stage.fact(**lora.sizes(model))
+        lora.save_adapter(model, stage.path / "adapter")
+        lora.merge(model.cpu())
     save_model(model, stage.path, eos_ids=[tokenizer.im_end_id, tokenizer.eos_id])
     tokenizer.save(stage.path)
     stage.fact(

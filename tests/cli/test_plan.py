@@ -39,6 +39,14 @@ def test_the_reports_sizes(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "hardware" not in found
 
 
+@pytest.mark.parametrize(
+    "setting", ["lora.rank=8", "parallel.checkpoint_activations=true", "parallel.shards=2"]
+)
+def test_what_is_not_counted_is_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "qwen-1.8b", f"--{setting}"]) == 2
+    assert "is not counted yet" in capsys.readouterr().err
+
+
 def test_it_allocates_nothing_as_there_is_nothing_to_allocate_with() -> None:
     code = (
         "import sys; from openqwen.cli import main\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_artefacts as tiny
 import torch
+from safetensors.torch import load_file
 
 from openqwen.core.artifact import find, load
 from openqwen.core.config import Resolved, fields_without_source, resolve
@@ -191,3 +192,54 @@ def test_a_new_model_does_not_depend_on_the_global_seed() -> None:
     a = Qwen(shape)
     torch.manual_seed(2)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), Qwen(shape).parameters()))
+
+
+# Adapters
+
+
+@pytest.mark.parametrize("extra", [{}, {"lora.quantize": "nf4"}], ids=["lora", "qlora"])
+def test_adapters_go_on_from_a_model_and_end_in_the_same_bits_after_a_kill(
+    inputs: dict[str, Path], uninterrupted: Path, extra: dict[str, object], tmp_path: Path
+) -> None:
+    settings = config(**{"lora.rank": 8, "steps": 12, "optim.lr": 3e-3, "model.dropout": 0.0, **extra})
+    from_base = {**inputs, "model": uninterrupted}
+    whole = run(settings, from_base, tmp_path / "whole")
+    out = tmp_path / "killed"
+    process = tiny.in_process(run, settings, from_base, out)
+    tiny.wait_for_step(out, process, 6)
+    process.kill()
+    process.join()
+    again = run(settings, from_base, out)
+    assert whole.content == again.content
+    facts = whole.manifest["facts"]
+    assert facts["checkpoint"] == again.manifest["facts"]["checkpoint"]
+    before = load(uninterrupted, "model").manifest["facts"]["bits_per_byte"]
+    begun = whole.metrics[0]["valid_bits_per_byte"]
+    assert begun == before if not extra else 0 < abs(begun - before) < 0.5  # four bits are felt, not fatal
+    assert facts["bits_per_byte"] < before and facts["flops_per_second"] is None
+    assert facts["trained_parameters"] == sum(
+        tensor.numel() for tensor in adapter_tensors(whole.path / "adapter").values()
+    )
+    text = held_out(open_tokens(inputs["tokens"], "valid"), tiny.byte_tokenizer(), 32, 1_000_000)
+    merged = bits_per_byte(load_model(whole.path), text, 3, torch.float32)
+    assert merged == pytest.approx(facts["bits_per_byte"], rel=0.01)  # the run measured in bf16
+
+
+def adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Of an adapter's file, each A shared by query, key and value once."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(("k_proj.lora_A.weight", "v_proj.lora_A.weight"))
+    }
+
+
+def test_adapters_without_a_model_or_with_divided_weights_are_refused(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="adapters need a model to stand beside"):
+        run(config(**{"lora.rank": 8}), inputs, tmp_path / "out")
+    with pytest.raises(UsageError, match="cannot be divided among processes"):
+        config(**{"lora.rank": 8, "parallel.strategy": "shard"})
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny_artefacts as tiny
+import torch
+from safetensors.torch import load_file
 
 from openqwen.core.artifact import find, load
 from openqwen.core.config import Resolved, fields_without_source, resolve
@@ -17,6 +19,7 @@ from openqwen.model.weights import load_model
 from openqwen.sft.config import SFTConfig
 from openqwen.sft.loop import run
 from openqwen.tokenizer import load_tokenizer
+from openqwen.train.lora import load_adapter, merge
 
 TINY = {
     "optim.lr": 1e-2,
@@ -123,3 +126,46 @@ def test_bad_input_is_refused_before_anything_is_written(inputs: dict[str, Path]
     with pytest.raises(UsageError, match="leaves none"):
         config(**{"schedule.warmup_steps": 24})
     assert not (tmp_path / "out").exists()
+
+
+# Adapters
+
+LORA = {"lora.rank": 8, "lora.alpha": 16, "dropout": 0.0, "steps": 14}
+
+
+@pytest.mark.parametrize("extra", [{}, {"lora.quantize": "nf4"}], ids=["lora", "qlora"])
+def test_adapters_learn_and_end_in_the_same_bits_after_a_kill(
+    inputs: dict[str, Path], extra: dict[str, object], tmp_path: Path
+) -> None:
+    settings = config(**LORA, **extra)
+    whole = run(settings, inputs, tmp_path / "whole")
+    out = tmp_path / "killed"
+    process = tiny.in_process(run, settings, inputs, out)
+    tiny.wait_for_step(out, process, 7)
+    process.kill()
+    process.join()
+    newest = max((out / "checkpoints").glob("step-*"))
+    saved = set(load_file(newest / "model.safetensors"))
+    frozen = {"blocks/0/attn_norm/weight", "blocks/0/attn/qkv/base/bias"}
+    assert "blocks/0/attn/qkv/a" in saved and not saved & frozen  # the base is not saved again
+    again = run(settings, inputs, out)
+    assert whole.content == again.content  # weights, adapter, samples
+    facts = whole.manifest["facts"]
+    assert facts["checkpoint"] == again.manifest["facts"]["checkpoint"]
+    # The base is untrained: without embedding and head, adapters alone can do little.
+    assert facts["heldout_loss"] < (0.98 if extra else 0.7) * facts["heldout_loss_before"]
+    each = 2 * 8 * ((32 + 96) + (32 + 32) + 3 * (32 + 48))  # layers, rank, inputs and outputs of the matrices
+    assert facts["trained_parameters"] == each + (0 if extra else 2 * 464 * 32)
+
+
+def test_the_artefact_is_base_and_adapter_merged(inputs: dict[str, Path], tmp_path: Path) -> None:
+    made = run(config(**LORA, **{"lora.train_embeddings": False}), inputs, tmp_path / "chat")
+    model, chat, base = load_model(inputs["model"]), load_model(made.path), load_model(inputs["model"])
+    load_adapter(model, made.path / "adapter")
+    merge(model)
+    trained = dict(chat.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, trained[name]), name
+    for name, parameter in base.named_parameters():
+        adapted = name.endswith(("qkv.weight", "out.weight", "gate.weight", "up.weight", "down.weight"))
+        assert torch.equal(parameter, trained[name]) != adapted, name
