@@ -31,6 +31,7 @@ MAY = {
     "sft": {"core", "data", "tokenizer", "chat", "model", "train"},
     "reward": {"core", "data", "tokenizer", "chat", "model", "train"},
     "rlhf": {"core", "data", "tokenizer", "chat", "model", "train", "engine"},
+    "selfcheck": {"core", "tokenizer", "model", "train", "pretrain", "sft"},
     "evals": {"core", "data", "tokenizer", "chat", "model", "engine", "agent", "sandbox"},
     "report": {"core"},
     "stages": {"core"},

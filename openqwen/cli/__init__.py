@@ -31,6 +31,7 @@ COMMANDS = (
     ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
     ("export", "openqwen.cli.export:export", "Write a model for transformers, Qwen-1 programs or llama.cpp."),
     ("plan", "openqwen.cli.plan:plan", "Predict memory, disk, FLOPs and time of pretraining by a recipe."),
+    ("selfcheck", "openqwen.cli.selfcheck:selfcheck", "Prove on this machine that gradients are right."),
     ("config", "openqwen.cli.config:app", "Show settings with value, source and origin."),
     (
         "show",
