@@ -77,6 +77,7 @@ class KVCache:
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.ids = torch.zeros(num_rows, capacity, dtype=torch.int64)  # what exact mode computes anew from
         self.lengths = [0] * num_rows
+        self.written = [0] * num_rows  # the greatest length whose keys have been in the slots
         self.expected = [0] * num_rows  # the prompt's length, where it was told
         self.rope_lengths = [0] * num_rows  # the length each row's RoPE base was chosen for
         self.extensions = [self.extension] * num_rows
@@ -96,7 +97,7 @@ class KVCache:
 
     def free(self, row: int) -> None:
         """Forgets a sequence."""
-        self.lengths[row] = self.expected[row] = self.rope_lengths[row] = 0
+        self.lengths[row] = self.written[row] = self.expected[row] = self.rope_lengths[row] = 0
         self.extensions[row] = self.extension
 
     def truncate(self, row: int, length: int) -> None:
@@ -107,10 +108,10 @@ class KVCache:
             self.free(row)
 
     def shortest(self, row: int) -> int:
-        """The least length a row can be cut to: where a window has let keys go, one token can be taken back."""
-        length = self.lengths[row]
+        """The least length a row can be cut to: where a window has let keys go, one token can be taken back, once."""
+        length, written = self.lengths[row], self.written[row]
         windows = [window for window in self.rings(self.extensions[row]) if window is not None]
-        return max(0, length - 1) if length > min(windows, default=length) else 0
+        return min(length, written - 1) if written > min(windows, default=written) else 0
 
     def copy(self, source: int, target: int) -> None:
         """Makes `target` the same sequence as `source` (several samples of one prompt)."""
@@ -118,7 +119,7 @@ class KVCache:
         for store in (*self.keys, *self.values):
             store[target, :, :length] = store[source, :, :length]
         self.ids[target, :length] = self.ids[source, :length]
-        for record in (self.lengths, self.expected, self.rope_lengths):
+        for record in (self.lengths, self.written, self.expected, self.rope_lengths):
             record[target] = record[source]
         self.extensions[target] = self.extensions[source]
 
@@ -256,7 +257,7 @@ class CacheRows:
         """Empties the only row of the batch for being computed anew and returns its token ids (N,)."""
         (row,) = self.rows
         ids = self.cache.ids[row, : self.cache.lengths[row]].clone()
-        self.cache.lengths[row] = self.cache.rope_lengths[row] = 0
+        self.cache.lengths[row] = self.cache.written[row] = self.cache.rope_lengths[row] = 0
         return ids
 
     def begin(self, ids: Tensor, mask: Tensor | None) -> Plan:
@@ -382,3 +383,4 @@ class CacheRows:
         """The call is over: the new tokens count."""
         for row, total in zip(self.rows, self.plan.totals):
             self.cache.lengths[row] = total
+            self.cache.written[row] = max(self.cache.written[row], total)

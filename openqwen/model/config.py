@@ -38,6 +38,12 @@ class Extension(Config):
         None, source="ours", doc="attention window of each layer in tokens; the report gives no sizes"
     )
 
+    @model_validator(mode="after")
+    def _positive(self) -> Extension:
+        if self.windows is not None and min(self.windows, default=0) < 1:
+            raise ValueError("windows needs positive numbers, one a layer")
+        return self
+
 
 class ModelConfig(Config):
     """Shape of one model. Names follow the report; `openqwen.model.hf` translates the published ones."""

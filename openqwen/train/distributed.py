@@ -46,6 +46,7 @@ class Heart(threading.Thread):
         store: Any = dist.distributed_c10d._get_default_store()
         self.store = store.clone()  # a thread needs a connection of its own
         self.passed, self.ticks, self.stop = 0, 0, threading.Event()
+        self.lock = threading.Lock()
 
     def run(self) -> None:
         while not self.stop.wait(BEAT):
@@ -53,24 +54,28 @@ class Heart(threading.Thread):
 
     def beat(self) -> None:
         self.ticks += 1
-        self.store.set(f"openqwen/{self.rank}", f"{self.ticks} {self.passed}")
+        with self.lock:
+            self.store.set(f"openqwen/{self.rank}", f"{self.ticks} {self.passed}")
 
     def late(self) -> list[int]:
-        """Ranks that do not beat any more; if all do, those that are behind this one."""
-        self.stop.set()
-        self.join()
+        """Ranks that do not beat any more; if all do, those that are behind this one.
+
+        This one goes on beating, for the others look around at the same time.
+        """
         first = [self._read(rank) for rank in range(self.size)]
         time.sleep(3 * BEAT)
         second = [self._read(rank) for rank in range(self.size)]
+        time.sleep(3 * BEAT)
         others = [rank for rank in range(self.size) if rank != self.rank]
         frozen = [rank for rank in others if first[rank][0] == second[rank][0]]
         return frozen or [rank for rank in others if second[rank][1] < self.passed]
 
     def _read(self, rank: int) -> tuple[int, int]:
         key = f"openqwen/{rank}"
-        if not self.store.check([key]):
-            return 0, 0
-        ticks, passed = self.store.get(key).split()
+        with self.lock:
+            if not self.store.check([key]):
+                return 0, 0
+            ticks, passed = self.store.get(key).split()
         return int(ticks), int(passed)
 
 

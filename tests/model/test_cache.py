@@ -166,6 +166,7 @@ def test_where_keys_were_let_go_one_token_can_be_taken_back(small):
     with pytest.raises(AssertionError):
         cache.truncate(0, 18)
     cache.truncate(0, 19)
+    assert cache.shortest(0) == 19  # the slot of position 19 still stands where position 10 was
     logits = small(ids[:, 19:30], cache=cache.select([0]))[0]
     close(logits, small(ids[:, :30], extension=SHORT)[0, 19:])
 
