@@ -87,7 +87,6 @@ class KVCache:
         assert self.lengths[row] == 0, "the row holds a sequence"
         windows = (extension or self.extension).windows
         assert windows is None or len(windows) == self.config.num_layers, "one window a layer"
-        self.free(row)
         self.extensions[row] = extension or self.extension
         self.expected[row] = expected
 

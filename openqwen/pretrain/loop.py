@@ -94,6 +94,7 @@ def train(
     model = begin(config, tokenizer, base).to(device).train()
     distributed.prepare(model, model.blocks, parallel, dtype)
     gradients = GradientTree(model, parallel)
+    own, shards = distributed.local_parts(parallel, world)
     optimizer = make_optimizer(model, config.optim)
     guard = Guard(config.optim.max_bad_steps)
     text = held_out(valid, tokenizer, config.context, config.eval_tokens)
@@ -114,28 +115,21 @@ def train(
             # ---- one training step --------------------------------------------------------------------------
             lr = lr_at(step, config.steps, config.optim.lr, config.schedule)
             set_lr(optimizer, lr)
-            own, shards = distributed.local_parts(parallel, world)
             losses = torch.zeros(shards, device=device)
             with world.watch(f"step {step}"):
                 for shard in own:
                     torch.manual_seed(shard_seed(config.seed, step, shard))  # dropout
+                    place = {"rank": shard, "num_ranks": shards}
                     batch = batch_at(
-                        tokens,
-                        step,
-                        config.batch_size,
-                        config.context,
-                        config.seed,
-                        rank=shard,
-                        num_ranks=shards,
+                        tokens, step, config.batch_size, config.context, config.seed, **place
                     )  # (B, T + 1)
                     for part in batch.split(config.micro_batch):
                         ids = part.to(device, non_blocking=True)
                         with precision.autocast(dtype, device):
                             hidden = model.hidden(ids[:, :-1]).flatten(0, 1)  # (b * T, C)
                             total, _ = cross_entropy(hidden, model.head.weight, ids[:, 1:].flatten())
-                        part_loss = (
-                            total / config.batch_tokens
-                        )  # of the whole batch: parts add up to its mean
+                        # Of the whole batch: parts add up to its mean.
+                        part_loss = total / config.batch_tokens
                         part_loss.backward()
                         losses[shard] += part_loss.detach()
                     gradients.add()

@@ -229,9 +229,9 @@ def _load(
     record = json.loads((path / "state.json").read_text(encoding="utf-8"))
     try:
         for name, module in modules.items():
-            stored = Pieces(path, name)
-            module.load_state_dict({key: stored.like(key, own) for key, own in module.state_dict().items()})
-            stored.check_names(module.state_dict())
+            stored, held = Pieces(path, name), module.state_dict()
+            stored.check_names(held)
+            module.load_state_dict({key: stored.like(key, own) for key, own in held.items()})
         for name, optimizer in optimizers.items():
             _load_optimizer(optimizer, Pieces(path, f"{name}.optimizer"), record["groups"][name])
     except (RuntimeError, ValueError, KeyError, OSError) as error:

@@ -187,7 +187,6 @@ def stage(world: World, out: Path, kind: str, resolved: Any, inputs: Any) -> Ite
     """`stage_run` for several processes: the main one writes, the others wait until the folder is ready."""
     if world.main:
         with stage_run(out, kind, resolved, inputs) as run:
-            run.checkpoints.mkdir(exist_ok=True)
             world.barrier()
             yield run
     else:
@@ -297,12 +296,11 @@ def gathered(model: Qwen, world: World) -> Qwen | None:
     """The whole model on the main process, on the CPU if it was divided; None elsewhere. Every process calls this."""
     if not any(is_divided(parameter) for parameter in model.parameters()):
         return model if world.main else None
-    from torch.distributed.tensor import DTensor
-
     whole = Qwen(model.config) if world.main else None
     target = dict(whole.named_parameters()) if whole is not None else {}
-    for name, parameter in model.named_parameters():
-        full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    parameters: dict[str, Any] = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        full = parameter.full_tensor() if is_divided(parameter) else parameter  # the outer ones stay gathered
         if whole is not None:
             with torch.no_grad():
                 target[name].copy_(full)

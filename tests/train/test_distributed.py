@@ -157,17 +157,18 @@ def test_hybrid_sharding_and_recomputed_activations(inputs: list[str], alone: Pa
 
 @pytest.mark.parametrize("strategy", ["replicate", "shard"])
 def test_a_frozen_process_is_named_and_ends_the_run(inputs: list[str], tmp_path: Path, strategy: str) -> None:
+    count = 4 if strategy == "shard" else 2
     changes = {"parallel__strategy": strategy, "parallel__shards": 2, "steps": 5000, "parallel__timeout": 4}
-    running = start(2, inputs, tmp_path / "base", **changes)
+    running = start(count, inputs, tmp_path / "base", **changes)
     until_step(tmp_path / "base", 6, running)
-    running[1].send_signal(signal.SIGSTOP)
+    running[-1].send_signal(signal.SIGSTOP)
     began = time.monotonic()
     _, error = running[0].communicate(timeout=60)
     waited = time.monotonic() - began
-    running[1].kill()
+    running[-1].kill()
     end(running[1:])
     assert running[0].returncode == 1
-    assert "rank 1 does not answer" in error and waited < 4 + 15, error
+    assert f"rank {count - 1} does not answer" in error and waited < 4 + 15, error
     assert sorted((tmp_path / "base/checkpoints").glob("step-*"))
 
 
