@@ -133,6 +133,11 @@ def machine_is_described(command: str, folder: Path) -> None:
     assert {"python", "processors", "openqwen", "torch", "accelerator", "sandbox"} <= found
 
 
+def every_check_holds(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert "FAILED" not in shown and re.search(r"\b1[0-9] ok\b", shown)
+
+
 def needs_are_shown(command: str, folder: Path) -> None:
     shown = output(command, folder)
     assert "7,721,324,544" in shown and "checkpoint" in shown and "FLOPs" in shown
@@ -201,6 +206,7 @@ ALONE: dict[str, Check] = {
     "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
     "openqwen plan qwen-7b": needs_are_shown,
+    "openqwen selfcheck": every_check_holds,
 }
 AFTER_A_TOUR: dict[str, Check] = {
     "openqwen show out/tour/rlhf": family_tree_is_shown,
