@@ -200,8 +200,9 @@ def fewest(found: dict[str, Seconds], threads: int) -> dict[str, float]:
 def warmed(ranks: dict[bytes, int], engine: Name, warm: list[str], documents: list[str], method: str) -> Run:
     """A new tokenizer that has encoded other text: its tables are built, the documents' pieces are unknown to it."""
     tokenizer = Tokenizer(ranks, encoder=engine)
-    tokenizer.encode_flat(warm)
-    return partial(getattr(tokenizer, method), documents)
+    run = getattr(tokenizer, method)
+    run(warm)  # the same method: lists have a table of their own
+    return partial(run, documents)
 
 
 def megabytes(documents: Sequence[str]) -> float:

@@ -26,6 +26,7 @@ QWEN_PATTERN = (
     r"|\s+"
 )
 _PIECE = regex.compile(QWEN_PATTERN)
+_ASCII = bytes(range(128))
 _NONCHARACTER = 0xFFFF  # stands for characters that are too new; will never be one itself
 _SAFE = regex.compile(r"(?r)(?<=\n)(?=\S)|(?<=\p{L})(?= )")  # (?r): from the end
 # CPython sorts combining marks by insertion, quadratic in the length of a run; such runs are sorted here first.
@@ -69,9 +70,14 @@ def unassigned(version: str | None = None) -> np.ndarray:
     return table
 
 
-def has_newer(text: str, version: str) -> bool:
-    """Whether a text holds a character that is newer than a Unicode version."""
-    return not text.isascii() and bool(unassigned(version)[_codes(text)].any())
+def has_newer(text: str, version: str | None) -> bool:
+    """Whether a text holds a character that is newer than a Unicode version (None: tiktoken's)."""
+    if text.isascii():
+        return False
+    others = text.encode("utf-8", "surrogatepass").translate(
+        None, _ASCII
+    )  # a tenth of an English text, if that
+    return bool(unassigned(version)[_codes(others.decode("utf-8", "surrogatepass"))].any())
 
 
 def safe_cut(text: str) -> int:

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import pytest
 import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openqwen.tokenizer import Tokenizer, pattern, unicode
 from openqwen.tokenizer.export import find_merges, tokenizer_json
@@ -172,3 +174,11 @@ def test_normal_forms_differ_only_where_one_unicode_version_has_no_character(
             or unicodedata.combining(char)
             or unicodedata.decomposition(char)
         )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(codec=None), max_size=8), st.sampled_from([None, "15.0"]))
+def test_newer_characters_are_seen_wherever_they_stand(text: str, version: str | None) -> None:
+    """Against a look at each character, lone surrogates too."""
+    unknown = pattern.unassigned(version)
+    assert pattern.has_newer(text, version) == any(unknown[ord(char)] for char in text)
