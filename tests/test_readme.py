@@ -104,7 +104,7 @@ def settings_have_sources(command: str, folder: Path) -> None:
     shown = output(command, folder)
     row = next(line for line in shown.split("\n") if line.startswith("kl_coef"))
     assert "0.04" in row and "report §3.2.2" in row
-    assert re.search(r"recipe tour\s*$", shown, re.MULTILINE)  # and who set what is not the default
+    assert re.search(r"recipe tour, line \d+\s*$", shown, re.MULTILINE)  # and who set what is not the default
 
 
 def documents_become_a_corpus(command: str, folder: Path) -> None:

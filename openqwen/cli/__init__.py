@@ -26,6 +26,7 @@ COMMANDS = (
     ("ppo", "openqwen.cli.training:ppo", "§3.2.2  Reinforcement learning from the reward model."),
     ("agent", "openqwen.cli.training:agent", "§3.4  Tool use of a chat model, scored (Table 6)."),
     ("eval", "openqwen.cli.training:evaluate", "§2.6  Fill the report's tables for models of ours."),
+    ("report", "openqwen.cli.report:report", "Artefacts on one page: curves, figures, tables, samples."),
     ("table", "openqwen.cli.table:table", "Print a table of the report, published and ours."),
     ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
     ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
@@ -36,7 +37,7 @@ COMMANDS = (
     (
         "show",
         "openqwen.cli.show:app",
-        "Show an artefact's family tree, or a conversation with its loss mask.",
+        "Show an artefact's family, a recipe's settings and sources, a chat's loss mask.",
     ),
     ("runs", "openqwen.cli.show:runs", "List the artefacts below a folder."),
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.table import Table
 
+from openqwen.cli.settings import print_settings, settings_of
 from openqwen.core import artifact
-from openqwen.core.config import Resolved, resolve, rows
-from openqwen.core.console import console, note
+from openqwen.core.config import Resolved
+from openqwen.core.console import note
 from openqwen.core.errors import OpenQwenError, UsageError
 from openqwen.stages import STAGES, Stage
 
@@ -23,6 +23,8 @@ Recipes = Annotated[
     list[str] | None, Parameter(name="--recipe", help="Recipe name or TOML file; may be repeated.")
 ]
 Out = Annotated[Path, Parameter(help="Folder of the new artefact.")]
+Changed = Annotated[bool, Parameter(negative="", help="Only settings that are not at their default.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Plan = Annotated[bool, Parameter(name="--plan", negative="", help="Show settings and checks, run nothing.")]
 
 
@@ -54,8 +56,10 @@ def run_stage(
     plan: bool = False,
 ) -> int:
     """Resolves the settings of a stage, then shows the plan or runs it."""
+    from openqwen.cli.checks import check  # needs numpy
+
     stage = STAGES[name]
-    resolved = resolve(stage.config, name, recipes or (), dotted(settings))
+    resolved = settings_of(name, recipes or (), dotted(settings), also=("recipe", "out", "plan", *inputs))
     given = {key: path for key, path in inputs.items() if path is not None}
     if plan:
         return show_plan(stage, resolved, given, out)
@@ -63,6 +67,7 @@ def run_stage(
     if len(opened) == len(given) and artifact.current(out, stage.kind, resolved.config, opened):
         note(f"{out} is already made with these settings and inputs")
         return 0
+    check(stage, resolved, given, out)
     made = stage.run(resolved, given, out)
     note(f"{stage.kind}: {made.path}")
     for key, value in made.manifest["facts"].items():
@@ -73,29 +78,20 @@ def run_stage(
 
 def show_plan(stage: Stage, resolved: Resolved[Any], inputs: Mapping[str, Path], out: Path) -> int:
     """Prints every setting with source and origin, and checks the inputs. 0 if it could run, else 2."""
-    console.print(settings_table(resolved))
-    problems = []
-    for key, path in inputs.items():
-        try:
-            found = artifact.find(path) if path.is_dir() else None
-        except OpenQwenError as error:
-            problems.append(error.what)
-            continue
-        if not path.exists():
-            problems.append(f"input {key}: nothing at {path}")
-        elif found is None and path.is_dir() and (path / "STARTED").exists():
-            problems.append(f"input {key}: {path} is not finished")
-        else:
-            note(f"input {key}: {path}" + (f" ({found.kind})" if found else ""))
+    from openqwen.cli.checks import check
+
+    print_settings({stage.name: resolved})
+    problems = [f"input {key}: nothing at {path}" for key, path in inputs.items() if not path.exists()]
+    try:
+        for key, path in inputs.items():
+            if path.exists():
+                found = artifact.find(path) if path.is_dir() else None
+                note(f"input {key}: {path}" + (f" ({found.kind})" if found else ""))
+        if not problems:
+            check(stage, resolved, inputs, out)
+    except OpenQwenError as error:
+        problems += error.render().split("\n")
     note(f"output: {out} ({stage.kind})")
     for problem in problems:
-        note(f"problem: {problem}")
+        note(problem if problem.startswith(" ") else f"problem: {problem}")
     return 2 if problems else 0
-
-
-def settings_table(resolved: Resolved[Any]) -> Table:
-    """One row a setting: key, value, documented source, who set it."""
-    table = Table("setting", "value", "source of the default", "set by", box=None, pad_edge=False)
-    for row in rows(resolved.config, resolved.origin):
-        table.add_row(row.key, str(row.value), row.source, row.origin)
-    return table

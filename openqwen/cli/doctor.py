@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from openqwen.core.console import console
+from openqwen.core.memory import available_memory
 
 _PACKAGES = (
     "openqwen",
@@ -20,6 +21,7 @@ _PACKAGES = (
     "pyarrow",
     "transformers",
     "openai",
+    "tensorboard",
 )
 
 
@@ -28,6 +30,7 @@ def doctor() -> int:
     lines = [
         f"python      {platform.python_version()} on {platform.platform()}",
         f"processors  {os.cpu_count()}",
+        f"memory      {_memory()}",
         f"disk free   {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB here",
     ]
     for name in _PACKAGES:
@@ -38,6 +41,11 @@ def doctor() -> int:
     lines += [f"accelerator {_accelerator()}", f"sandbox     {_sandbox()}"]
     console.print("\n".join(lines), markup=False)
     return 0
+
+
+def _memory() -> str:
+    free = available_memory()
+    return "not known on this system" if free is None else f"{free / 2**30:.1f} GiB available to this process"
 
 
 def _accelerator() -> str:

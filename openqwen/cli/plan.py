@@ -5,29 +5,29 @@ Ours; report §2.3, §2.4 and Table 1 give the sizes. Loads no torch.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from openqwen.cli.common import Recipes, dotted
-from openqwen.core.config import RECIPES, find_recipe, parse_count, read_recipe, resolve
-from openqwen.core.console import console, note
+from openqwen.cli.settings import print_json, print_wide, settings_of
+from openqwen.core.config import parse_count
+from openqwen.core.console import duration, note
 from openqwen.core.errors import UsageError
+from openqwen.core.recipe import find_recipe, known_recipes, read_recipe
 from openqwen.model.config import ModelConfig, layer_windows
 from openqwen.pretrain.config import PretrainConfig
 from openqwen.stages import STAGES
 from openqwen.tokenizer.config import TokenizerConfig
 from openqwen.train import planner
 from openqwen.train.flops import flops_per_token, matrix_weights
-from openqwen.train.planner import BF16, FP32, HARDWARE, Fit, Hardware, Work
+from openqwen.train.planner import HARDWARE, Fit, Hardware
+from openqwen.train.replay import Work
+from openqwen.train.tape import BF16, FP32
 
 Words = Annotated[
     str,
@@ -57,7 +57,10 @@ def plan(
     recipe: Recipes = None,
     hardware: Annotated[str | None, Parameter(help=f"Does it fit? One of: {', '.join(HARDWARE)}.")] = None,
     devices: Annotated[
-        int, Parameter(help="So many of them, all state sharded (an estimate, not measured).")
+        int,
+        Parameter(
+            help="So many of them; the weights are divided unless parallel.strategy or shards says otherwise."
+        ),
     ] = 1,
     mfu: Annotated[
         float | None, Parameter(help="Share of the peak rate you expect, such as 0.4; gives the time.")
@@ -73,7 +76,7 @@ def plan(
     Exit code 2 if it does not fit.
     """
     recipes, flags = split(words, recipe or ())
-    config, model = settings(recipes, flags)
+    config, model = settings(recipes, flags, devices)
     on = None if hardware is None else planner.hardware(hardware)
     check(config, devices, mfu, on)
     tokens = config.context if length is None else length_of(length)
@@ -83,7 +86,7 @@ def plan(
     sections = {
         "model": of_model(model),
         "memory": of_memory(work, need),
-        "disk": of_disk(model),
+        "disk": of_disk(config, model),
         "compute": of_compute(config, model, work),
         "inference": of_inference(model, tokens),
         "run": of_run(config, model, work, on, mfu),
@@ -91,9 +94,9 @@ def plan(
     }
     way = None if fit is None or fit.fits else planner.smaller(work, config.batch_size, fit.hardware)
     if as_json:
-        sys.stdout.write(json.dumps(record(recipes, sections, way), ensure_ascii=False) + "\n")
+        print_json(record(recipes, sections, way))
     else:
-        show(recipes, sections, need.moment, fit, way)
+        show(recipes, sections, need.moment, fit, work, way)
     return 0 if fit is None or fit.fits else 2
 
 
@@ -105,17 +108,20 @@ def split(words: Sequence[str], recipes: Sequence[str]) -> tuple[list[str], dict
     first = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
     found = [*words[:first], *recipes]
     if not found:
-        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+        known = ", ".join(known_recipes())
         raise UsageError(
             "no recipe to plan", where="openqwen plan", fix=f"name a .toml file or one of: {known}"
         )
     return found, dotted(words[first:])
 
 
-def settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> tuple[PretrainConfig, ModelConfig]:
+def settings(
+    recipes: Sequence[str], flags: Mapping[str, Any], devices: int = 1
+) -> tuple[PretrainConfig, ModelConfig]:
     """Pretraining as the recipes and flags set it, and its model: the tokenizer's settings give the vocabulary.
 
-    Flags are those of `openqwen pretrain`, or carry their stage: pretrain.context, tokenizer.vocab_size.
+    Flags are those of `openqwen pretrain`, or carry their stage: pretrain.context, tokenizer.vocab_size. Several devices
+    divide the weights where nobody says how they share the work.
     """
     if not any("pretrain" in read_recipe(recipe, tuple(STAGES)) for recipe in recipes):
         raise UsageError(
@@ -130,15 +136,14 @@ def settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> tuple[Pretrain
             own[stage][rest] = value
         else:
             own["pretrain"][key] = value
-    config = resolve(PretrainConfig, "pretrain", recipes, own["pretrain"]).config
-    vocabulary = resolve(TokenizerConfig, "tokenizer", recipes, own["tokenizer"]).config
-    try:
-        return config, config.model.for_vocabulary(vocabulary.vocab_size, config.context)
-    except (
-        ValidationError
-    ) as error:  # what only the whole shape shows, such as heads that do not divide the width
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(message, where="[pretrain.model]", fix="change hidden_size or num_heads") from error
+    found = settings_of("pretrain", recipes, own["pretrain"])
+    config: PretrainConfig = found.config
+    said = {"parallel.strategy", "parallel.shards"} & found.origin.keys()
+    if devices > 1 and not said and config.lora is None:
+        shared = config.parallel.model_copy(update={"strategy": "shard"})
+        config = config.model_copy(update={"parallel": shared})
+    vocabulary: TokenizerConfig = settings_of("tokenizer", recipes, own["tokenizer"]).config
+    return config, config.model.for_vocabulary(vocabulary.vocab_size, config.context)
 
 
 def length_of(text: str) -> int:
@@ -155,22 +160,30 @@ def length_of(text: str) -> int:
 
 
 def check(config: PretrainConfig, devices: int, mfu: float | None, on: Hardware | None) -> None:
-    """Flags that contradict each other or themselves, and settings whose memory is not counted."""
-    uncounted = {
-        "lora": config.lora is not None,
-        "parallel.checkpoint_activations": config.parallel.checkpoint_activations,
-        "parallel.shards": config.parallel.shards > 1,
-    }
-    for name, given in uncounted.items():
-        if given:
-            raise UsageError(
-                f"what {name} does to memory is not counted yet", where=name, fix=f"plan without {name}"
-            )
+    """Flags that contradict each other or the settings."""
     if not 1 <= devices <= config.batch_size:
         raise UsageError(
             f"--devices {devices}: a step has {config.batch_size} sequences, at least one for each device",
             where="flag --devices",
             fix=f"give a number from 1 to {config.batch_size}",
+        )
+    parallel, group = config.parallel, config.parallel.group_size or devices
+    if parallel.strategy == "replicate" and parallel.shards % devices:
+        raise UsageError(
+            f"--devices {devices}: parallel.shards {parallel.shards} do not divide among them",
+            where="flag --devices",
+            fix=f"--parallel.shards {1 << (devices - 1).bit_length()} (and 1, 2, 4, ... devices)"
+            + ("" if config.lora else ", or --parallel.strategy shard"),
+        )
+    if parallel.strategy == "hybrid" and devices % group:
+        raise UsageError(
+            f"--devices {devices} do not divide into groups of {group}", where="parallel.group_size"
+        )
+    if parallel.strategy != "replicate" and config.batch_size % devices:
+        raise UsageError(
+            f"--devices {devices}: a batch of {config.batch_size} sequences does not divide among them",
+            where="flag --devices",
+            fix="make batch_tokens a multiple of context times devices",
         )
     if mfu is None:
         return
@@ -190,7 +203,10 @@ def check(config: PretrainConfig, devices: int, mfu: float | None, on: Hardware 
 
 def work_of(config: PretrainConfig, model: ModelConfig, on: Hardware | None, devices: int) -> Work:
     """What one device does. `auto` precision is bf16 on a GPU; on a processor the one of both that needs more."""
-    own = planner.share(config.batch_size, devices)
+    parallel = config.parallel
+    replicates = parallel.strategy == "replicate"
+    shards = parallel.shards // devices if replicates else 1
+    own = planner.share(config.batch_size, devices * shards)
     work = Work(
         model,
         rows=min(config.micro_batch, own),
@@ -199,6 +215,14 @@ def work_of(config: PretrainConfig, model: ModelConfig, on: Hardware | None, dev
         accumulates=config.micro_batch < own,
         device="cuda" if on is None else on.device,
         devices=devices,
+        shared=1
+        if replicates
+        else (parallel.group_size or devices)
+        if parallel.strategy == "hybrid"
+        else devices,
+        shards=shards,
+        recomputes=parallel.checkpoint_activations,
+        lora=config.lora,
     )
     if config.precision == "auto" and work.device == "cpu":
         return max(work, replace(work, half=False), key=lambda either: planner.memory(either).total)
@@ -223,27 +247,44 @@ def of_model(model: ModelConfig) -> list[Figure]:
 
 def of_memory(work: Work, need: planner.Memory) -> list[Figure]:
     """What is alive on one device, and the highest mark of a step."""
-    shared = f" / {work.devices} devices" if work.devices > 1 else ""
+    model, lora = work.model, work.lora
+    shared = f" / {work.shared} devices" if work.shared > 1 else ""
     precision = "bf16" if work.half else "fp32"
-    copies = (
-        "two blocks, embedding and head gathered whole"
-        if work.devices > 1
-        else "2 bytes a weight of the blocks, as autocast makes them"
-    )
-    return [
+    copies = "2 bytes a weight of the blocks, as autocast makes them"
+    if work.shared > 1:
+        copies = "two blocks, embedding and head gathered whole"
+    held, trained = f"4 bytes (fp32) each{shared}", f"4 bytes (fp32) each{shared}"
+    found = [
         _number("micro_batch", work.rows, "sequences at a time", "B, on each device"),
         _number("context", work.context, "context", "T"),
         Figure("precision", precision, "matrix products", precision, "weights and optimizer stay fp32"),
-        _bytes("parameters", need.parameters, "parameters", f"4 bytes (fp32) each{shared}"),
-        _bytes("gradients", need.gradients, "gradients", f"4 bytes (fp32) each{shared}"),
+    ]
+    if work.devices > 1:
+        divided = (
+            "each holds all" if work.shared == 1 else f"{work.shared} divide weights, gradients, optimizer"
+        )
+        found.append(_number("devices", work.devices, "devices", divided))
+    if lora is not None:
+        count = planner.trained_parameters(model, lora)
+        whole = ", embedding and head" if lora.trains_embeddings else ""
+        found.append(_number("trained", count, "trained parameters", f"adapters of rank {lora.rank}{whole}"))
+        trained += " that is trained"
+        if lora.quantize:
+            held = "4.5 bits a weight of the blocks' matrices (NF4), 4 bytes of the rest"
+    if work.shards > 1:
+        trained += f"; sums of {work.shards} parts of a batch wait for each other"
+    kept = (
+        "blocks keep their input, the rest is computed again"
+        if work.recomputes
+        else "saved for the backward pass"
+    )
+    return [
+        *found,
+        _bytes("parameters", need.parameters, "parameters", held),
+        _bytes("gradients", need.gradients, "gradients", trained),
         _bytes("optimizer", need.optimizer, "AdamW", f"two fp32 means each, a counter a tensor{shared}"),
         _bytes("weight_copies", need.copies, "weights in bf16" if work.half else "weights gathered", copies),
-        _bytes(
-            "activations",
-            need.activations,
-            "activations",
-            "saved for the backward pass, gradients of the loss included",
-        ),
+        _bytes("activations", need.activations, "activations", f"{kept}, gradients of the loss included"),
         _bytes("peak_temporary", need.peak["temporary"], "temporaries at the peak", need.moment),
         _bytes(
             "peak", need.total, "peak of a step", "all that is alive then, which is not the sum of the above"
@@ -251,13 +292,14 @@ def of_memory(work: Work, need: planner.Memory) -> list[Figure]:
     ]
 
 
-def of_disk(model: ModelConfig) -> list[Figure]:
+def of_disk(config: PretrainConfig, model: ModelConfig) -> list[Figure]:
     """Checkpoints and the finished model."""
-    saved = sum(planner.checkpoint_files(model).values())
+    saved = sum(planner.checkpoint_files(model, config.lora).values())
     exported = BF16 * model.num_parameters
     most = planner.CHECKPOINTS
+    what = "fp32 model" if config.lora is None else "fp32 adapters and what else is trained"
     return [
-        _bytes("checkpoint", saved, "checkpoint", "fp32 model and optimizer, safetensors"),
+        _bytes("checkpoint", saved, "checkpoint", f"{what} and optimizer, safetensors"),
         _bytes(
             "checkpoints", most * saved, "checkpoints at most", f"{most - 1} are kept, one is being written"
         ),
@@ -267,18 +309,22 @@ def of_disk(model: ModelConfig) -> list[Figure]:
 
 def of_compute(config: PretrainConfig, model: ModelConfig, work: Work) -> list[Figure]:
     """Floating-point operations per token."""
-    forward = flops_per_token(model, config.context, causal=False, backward=False, device=work.device)
-    used = flops_per_token(model, config.context)
+    forward = flops_per_token(
+        model, config.context, causal=False, backward=False, device=work.device, bf16=work.half
+    )
+    training = planner.training_flops(work, causal=False)
+    used = planner.training_flops(work)
+    times = "three times forward" if work.lora is None else "no gradients of frozen matrices"
+    again = "; what is computed again is not counted" if work.recomputes else ""
     return [
         _flops(
             "flops_forward",
             forward,
             "FLOPs a token, forward",
-            "2 (matrix weights + L 2 C T), as torch counts",
+            "2 (matrix weights + L 2 C T), as torch counts"
+            + ("" if work.lora is None else ", without adapters"),
         ),
-        _flops(
-            "flops_per_token", 3 * forward, "FLOPs a token, training", "three times forward, as torch counts"
-        ),
+        _flops("flops_per_token", training, "FLOPs a token, training", f"{times}, as torch counts{again}"),
         _flops(
             "flops_per_token_mfu", used, "FLOPs a token, for MFU", "only the half of attention that is used"
         ),
@@ -325,7 +371,7 @@ def of_run(
 ) -> list[Figure]:
     """The whole run; its time at the share of the peak that was stated."""
     tokens = config.steps * config.batch_tokens
-    flops = tokens * flops_per_token(model, config.context)
+    flops = tokens * planner.training_flops(work)
     found = [
         _number("steps", config.steps, "steps", f"of {config.batch_tokens:,} tokens"),
         _number("tokens", tokens, "tokens", "steps x batch_tokens"),
@@ -335,7 +381,7 @@ def of_run(
         time = planner.seconds(flops, on, work.devices, mfu)
         how = f"at {mfu:.0%} of {work.devices} x {(on.peak_flops or 0) / 1e12:.1f} TFLOP/s"
         found += [
-            Figure("seconds", time, "time", _duration(time), how),
+            Figure("seconds", time, "time", duration(time), how),
             Figure("tokens_per_second", tokens / time, "tokens a second", f"{tokens / time:,.0f}", how),
         ]
     return found
@@ -380,22 +426,23 @@ def _flops(key: str, value: float, name: str, counts: str) -> Figure:
     return Figure(key, round(value), name, f"{value:.4g}", counts)
 
 
-def _duration(seconds: float) -> str:
-    """`_duration(200_000)` -> `"2.3 days"`"""
-    for unit, scale in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * scale:
-            return f"{seconds / scale:,.1f} {unit}"
-    return f"{seconds:.1f} seconds"
-
-
 def record(recipes: Sequence[str], sections: Sections, way: Work | None) -> dict[str, Any]:
     """The plan as JSON: one object a section."""
     values = {name: {f.key: f.value for f in found} for name, found in sections.items() if found}
-    other = {} if way is None else {"would_fit": {"devices": way.devices, "micro_batch": way.rows}}
+    other = {}
+    if way is not None:
+        other["would_fit"] = {
+            "devices": way.devices,
+            "micro_batch": way.rows,
+            "divided_among": way.shared,
+            "checkpoint_activations": way.recomputes,
+        }
     return {"recipes": list(recipes), **values, **other}
 
 
-def show(recipes: Sequence[str], sections: Sections, moment: str, fit: Fit | None, way: Work | None) -> None:
+def show(
+    recipes: Sequence[str], sections: Sections, moment: str, fit: Fit | None, work: Work, way: Work | None
+) -> None:
     """Prints the table, then the verdict."""
     table = Table(f"plan of {escape(' + '.join(recipes))}", "", "what it counts", box=None, pad_edge=False)
     for section, found in sections.items():
@@ -403,14 +450,16 @@ def show(recipes: Sequence[str], sections: Sections, moment: str, fit: Fit | Non
             table.add_row(f"[bold]{section}[/]", "", "")
         for figure in found:
             table.add_row(f"  {escape(figure.name)}", figure.shown, f"[dim]{escape(figure.counts)}[/]")
-    # Wider than a narrow terminal rather than cut: pipes have no width.
-    Console(width=max(console.width, 130), highlight=False).print(table, crop=False)
+    print_wide(table)
     if fit is None:
         note(f"name hardware to see whether it fits: --hardware {' | '.join(HARDWARE)}")
         return
     verdict = "fits" if fit.fits else "does not fit"
     note(f"It {verdict} {fit.hardware.name}; the highest mark of a step comes in the {moment}.")
     if way is not None:
-        note(f"It would with: --devices {way.devices} --pretrain.micro_batch {way.rows}")
+        words = [f"--devices {way.devices}", f"--pretrain.micro_batch {way.rows}"]
+        words += ["--parallel.strategy shard"] * (way.shared == way.devices > 1)
+        words += ["--parallel.checkpoint_activations true"] * (way.recomputes and not work.recomputes)
+        note(f"It would with: {' '.join(words)}")
     elif not fit.fits:
-        note("Nor would any smaller micro-batch or number of devices.")
+        note("Nor would any smaller micro-batch, activations computed again, or more devices.")

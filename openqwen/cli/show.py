@@ -1,9 +1,10 @@
-"""`openqwen show` and `openqwen runs`: artefacts and their family trees; conversations and their loss masks."""
+"""`openqwen show` and `openqwen runs`: artefacts and their family trees, recipes, conversations and their loss masks."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,29 +13,111 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from openqwen.cli.common import AsJson, Changed
+from openqwen.cli.settings import print_json, print_settings, settings_of, settings_record
 from openqwen.core import artifact
 from openqwen.core.artifact import Artifact
 from openqwen.core.console import console, duration, note
-from openqwen.core.errors import DataError, UsageError
+from openqwen.core.errors import DataError, UsageError, did_you_mean
+from openqwen.core.recipe import RECIPES, known_recipes, read_recipe
+from openqwen.stages import STAGES
 
-app = App(name="show", help="Show an artefact's family tree, or a conversation with its loss mask.")
+app = App(
+    name="show",
+    help="Show an artefact's family tree, a recipe's settings with their sources, or a conversation with its loss mask.",
+)
 
 
 @app.default
 def show(
-    path: Path,
-    *,
+    what: Annotated[str, Parameter(help="An artefact's folder, or a recipe's name or file.")],
+    *more: Annotated[str, Parameter(help="Recipes laid over the first one.")],
     verify: Annotated[
-        bool, Parameter(negative="", help="Compare every file with its checksum first.")
+        bool, Parameter(negative="", help="Compare every file of an artefact with its checksum first.")
     ] = False,
+    changed: Changed = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Prints what an artefact is, what came out of it, and the tree of what it was made from."""
-    found = artifact.load(path, tuple(_KINDS))
+    """Prints what an artefact is and was made from; or every setting a recipe makes, with its source.
+
+    A recipe's stages are those it has tables for. An artefact's folder comes before a recipe of the same name.
+    """
+    path = Path(what)
+    if (path / "DONE").exists() or (path / "STARTED").exists():
+        if changed or more:
+            only = "--changed is" if changed else "several names are"
+            raise UsageError(f"{only} for recipes, this is an artefact", where=what, fix="leave it out")
+        return show_artefact(artifact.load(path, tuple(_KINDS)), verify, as_json)
+    recipes = [recipe_of(name) for name in (what, *more)]
+    if verify:
+        raise UsageError("--verify is for artefacts, this is a recipe", where=what, fix="leave it out")
+    return show_recipes(recipes, changed, as_json)
+
+
+def recipe_of(what: str) -> Path:
+    """The recipe that is meant where no artefact stands. DataError if there is none, or a folder of its name."""
+    path, named = Path(what), RECIPES / f"{what}.toml"
+    if path.is_file() and path.suffix == ".toml":
+        return path
+    if named.is_file() and path.is_dir():
+        raise UsageError(
+            f"{what} is a recipe, and a folder that holds no artefact",
+            where=str(path.resolve()),
+            fix=f"openqwen show {_near(named)} for the recipe",
+        )
+    if named.is_file():
+        return named
+    if path.exists():
+        kind = "folder" if path.is_dir() else "file"
+        raise DataError(
+            f"this {kind} is neither an artefact nor a recipe",
+            where=what,
+            fix="give the folder a stage wrote, or a .toml file",
+        )
+    known = known_recipes()
+    raise DataError(
+        f"there is no artefact and no recipe '{what}'.{did_you_mean(what, known)}",
+        where=what,
+        fix=f"give the folder a stage wrote, a .toml file, or one of: {', '.join(known)}",
+    )
+
+
+def _near(path: Path) -> str:
+    """A path as one types it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def show_recipes(paths: Sequence[Path], changed: bool, as_json: bool) -> int:
+    """Prints the settings of every stage that one of the recipes has a table for."""
+    named = {stage for path in paths for stage in read_recipe(path, tuple(STAGES))}
+    stages = {name: settings_of(name, paths) for name in STAGES if name in named}
+    if not stages:
+        where = ", ".join(map(str, paths))
+        raise UsageError(
+            "nothing is set there", where=where, fix="give it a stage's table, such as [pretrain]"
+        )
+    if as_json:
+        record = {name: settings_record(resolved, changed) for name, resolved in stages.items()}
+        print_json({"recipes": [str(path) for path in paths], "stages": record})
+    else:
+        print_settings(stages, changed)
+    return 0
+
+
+def show_artefact(found: Artifact, verify: bool, as_json: bool) -> int:
+    """Prints an artefact's facts and its family tree; verify: DataError if a file is not what its stage wrote."""
     if verify and (damaged := artifact.damage(found)):
         files = ", ".join(f"{name} ({what})" for name, what in damaged.items())
-        raise DataError(f"not what its stage wrote: {files}", where=str(path), fix="run its stage again")
+        raise DataError(
+            f"not what its stage wrote: {files}", where=str(found.path), fix="run its stage again"
+        )
     manifest = found.manifest
-    console.print(f"[bold]{escape(str(path))}[/]  {found.kind}, made in {duration(manifest['seconds'])}")
+    if as_json:
+        print_json({"path": str(found.path), **manifest})
+        return 0
+    console.print(
+        f"[bold]{escape(str(found.path))}[/]  {found.kind}, made in {duration(manifest['seconds'])}"
+    )
     for key, value in manifest["facts"].items():
         console.print(f"  {escape(key)} = {escape(json.dumps(value, ensure_ascii=False))}")
     if verify:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from openqwen.cli.common import Recipes
+from openqwen.cli.settings import check_environment
 from openqwen.tour import run_tour
 
 
@@ -20,4 +22,5 @@ def tour(
     plan: Annotated[bool, Parameter(negative="", help="Show which stages would run.")] = False,
 ) -> int:
     """Raw pages -> corpus -> vocabulary -> base model -> chat model -> reward model -> PPO -> report page -> chat."""
+    check_environment(os.environ)
     return run_tour(out, size, tuple(recipe or ()), chat=chat, plan=plan)

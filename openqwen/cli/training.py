@@ -8,10 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from openqwen.cli.common import Out, Plan, Recipes, Settings, dotted, run_stage
-from openqwen.core.config import resolve
+from openqwen.cli.settings import settings_of
 from openqwen.core.console import note
 from openqwen.core.errors import UsageError
-from openqwen.stages import STAGES
 
 
 def pack(
@@ -64,7 +63,7 @@ def extend(
     if documents is not None and not plan:
         from openqwen.tokenizer.held import pack_documents
 
-        resolve(STAGES["extend"].config, "extend", recipe or (), dotted(settings))  # errors before the work
+        settings_of("extend", recipe or (), dotted(settings))  # errors before the work
         packed = pack_documents(documents, tokenizer or model, out.with_name(f"{out.name}-tokens"))
         note(f"{packed.kind}: {packed.path}")
         inputs = {"model": model, "tokens": packed.path}

@@ -19,10 +19,12 @@ error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
-    """`duration(75)` -> `"1m15s"`."""
+    """`duration(75)` -> `"1m15s"`, `duration(200_000)` -> `"2d07h"`."""
     total = max(0, round(seconds))
     hours, rest = divmod(total, 3600)
     minutes, secs = divmod(rest, 60)
+    if hours >= 48:
+        return f"{hours // 24:,}d{hours % 24:02d}h"
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"

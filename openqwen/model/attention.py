@@ -22,6 +22,7 @@ from torch import Tensor
 BLOCK = 128
 WIDE_WINDOW, WIDE_BLOCK = 1024, 256
 CPU_SKIPS = 512  # keys: the CPU's flash kernel leaves out hidden keys only in whole pieces of this
+PRODUCTS = 2048  # keys: up to here bf16 trains faster on a CPU by plain products, which keep the weights for backward
 
 
 def attend(
@@ -43,7 +44,8 @@ def attend(
         return _in_blocks(q, k, v, mask, window)
     if T == 1 or not (causal or window):
         return _kernel(q, k, v, mask)
-    whole = not (q.device.type == "cpu" and 2 * BLOCK < S <= CPU_SKIPS)
+    blocks_up_to = PRODUCTS if _trains_bf16(q) else CPU_SKIPS
+    whole = not (q.device.type == "cpu" and 2 * BLOCK < S <= blocks_up_to)
     if mask is None and T == S and whole:
         return _kernel(q, k, v, causal=True)
     return _in_blocks(q, k, v, mask, S)
@@ -84,13 +86,43 @@ def _slices(x: Tensor) -> Callable[[int, int], Tensor]:
     return lambda low, high: torch.cat(pieces[low // BLOCK : -(-high // BLOCK)], dim=2)
 
 
+def _trains_bf16(q: Tensor) -> bool:
+    """Whether a backward pass will follow on a CPU in bf16, whose flash kernel reaches a third of the matrix rate."""
+    return (
+        q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and torch.is_grad_enabled()
+    )
+
+
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """The one call of torch's attention, with its heads moved outside and back."""
+    if _trains_bf16(q) and k.shape[2] <= PRODUCTS:
+        if causal:
+            mask = band(k.shape[2] - q.shape[1], q.shape[1], k.shape[2], k.shape[2], q.device)
+        return _products(q, k, v, mask)
     gqa = q.shape[2] != k.shape[1]
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2), k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa
     )  # (B, H, T, D)
     return out.transpose(1, 2)
+
+
+def _products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same by two batched products with all scores of the block between them, in the dtype of q."""
+    (B, T, H, D), (K, S) = q.shape, k.shape[1:3]
+    queries = (
+        (q * D**-0.5).transpose(1, 2).reshape(B * K, H // K * T, D)
+    )  # heads that share keys are more queries
+    keys, values = k.reshape(B * K, S, D).transpose(1, 2), v.reshape(B * K, S, D)
+    if mask is None:
+        scores = torch.bmm(queries, keys)  # (B * K, H / K * T, S)
+    else:
+        bias = queries.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+        if bias.dim() == 2:
+            bias = bias.repeat(H // K, 1)  # (H / K * T, S)
+        else:
+            bias = bias.expand(B, H, T, S).reshape(B * K, H // K * T, S)
+        scores = torch.baddbmm(bias, queries, keys)
+    return torch.bmm(scores.softmax(-1), values).view(B, H, T, D).transpose(1, 2)
 
 
 def reference(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from openqwen.core.artifact import need_disk, replacing, write_json
 from openqwen.core.config import validate
 from openqwen.core.errors import OpenQwenError
+from openqwen.core.memory import available_memory
 from openqwen.model.config import ModelConfig
 from openqwen.model.heads import ScalarModel
 from openqwen.model.hf import Layout, pieces, write_config
@@ -154,16 +155,6 @@ def _to_map(
             "be mapped; or free some memory",
         )
     return chosen
-
-
-def available_memory() -> int | None:
-    """Bytes that can be had without swapping others out, by /proc/meminfo; None where there is no such file."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
-        return None
-    values = dict(line.split(":", 1) for line in lines)
-    return sum(int(values[key].split()[0]) for key in ("MemAvailable", "SwapFree")) << 10
 
 
 # Writing

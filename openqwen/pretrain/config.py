@@ -37,6 +37,14 @@ class ShapeConfig(Config):
         doc="embedding (ours): the untied head begins as a copy of the embedding, so copying is learnt from less text",
     )
 
+    @model_validator(mode="after")
+    def _even_heads(self) -> ShapeConfig:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_heads} even heads (num_heads)"
+            )
+        return self
+
     def for_vocabulary(self, vocab_size: int, max_length: int) -> ModelConfig:
         """The full description of the model for a vocabulary and a training length."""
         rows = -(-vocab_size // self.vocab_multiple) * self.vocab_multiple
@@ -86,14 +94,24 @@ class PretrainConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
         if self.batch_tokens % self.context:
-            raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of context {self.context}")
+            below = self.batch_size * self.context
+            near = f"{below} or {below + self.context}" if below else f"{self.context}"
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is not a multiple of context {self.context}, as {near} would be"
+            )
+        if self.parallel.strategy == "replicate" and self.batch_size % self.parallel.shards:
+            raise ValueError(
+                f"{self.batch_size} sequences a step (batch_tokens over context) do not divide into "
+                f"parallel.shards {self.parallel.shards}"
+            )
         if self.lora is not None and self.parallel.strategy != "replicate":
             raise ValueError(
                 f"adapters cannot be divided among processes: parallel.strategy {self.parallel.strategy}"
             )
         if self.schedule.warmup(self.steps) >= self.steps:
             raise ValueError(
-                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}"
+                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}: lower "
+                "schedule.warmup_steps, or raise steps"
             )
         return self
 

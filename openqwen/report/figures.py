@@ -1,4 +1,4 @@
-"""Figures as SVG text: curves, bars, compression, win/tie/loss, and the family tree of artefacts.
+"""Figures as SVG text: curves, panels of a run, bars, compression, win/tie/loss, and the family tree of artefacts.
 
 Ours in form; Figures 1, 3 and 4 of the report in content. Text stays text (searchable, any script); the same
 data gives the same bytes.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+INK, TIE = "#000000", "#c9c9d6"
 COLOURS = ("#5b4ccc", "#d9822b", "#2b8a6f", "#b8336a", "#3d7fc1", "#7a7a7a", "#c2a52b", "#7b4a2d")
 
 
@@ -32,7 +33,29 @@ class Series:
     high: Sequence[float] | None = None
 
 
-def _figure(width: float, height: float) -> tuple[Any, Axes]:
+@dataclass(frozen=True)
+class Panel:
+    """Curves over the steps of a run in one unit. `right`: a second scale, its label and how many of it a unit is."""
+
+    label: str
+    series: Sequence[Series]
+    log: bool = False
+    level: tuple[str, float] | None = None
+    right: tuple[str, float] | None = None
+    from_zero: bool = False
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Steps at which something happened, for the first panel's legend and as lines through all."""
+
+    label: str
+    steps: Sequence[float]
+    colour: str
+    marker: str
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
     import matplotlib.style
 
@@ -50,7 +73,7 @@ def _figure(width: float, height: float) -> tuple[Any, Axes]:
         "legend.frameon": False,
     }
     matplotlib.style.use(settings)
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
+    return pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained")
 
 
 def _svg(figure: Any) -> str:
@@ -70,6 +93,17 @@ def standalone(svg: str) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + svg.replace(
         "<svg ", '<svg style="background:#fff" ', 1
     )
+
+
+def themed(svg: str) -> str:
+    """A figure for a page that has a light and a dark form: its inks become the page's, or stay where it sets none.
+
+    The page's style sets --ink, --tie and --c0, --c1, ... (page.html).
+    """
+    svg = re.sub(rf"(?<=[: ]){INK}\b", "currentColor", svg)
+    for number, colour in enumerate(COLOURS):
+        svg = svg.replace(f" {colour}", f" var(--c{number}, {colour})")
+    return svg.replace(f" {TIE}", f" var(--tie, {TIE})")
 
 
 def curves(
@@ -108,6 +142,99 @@ def curves(
     if len(series) > 1 or level:
         axes.legend(fontsize=8)
     return _svg(figure)
+
+
+def panels(shown: Sequence[Panel], marks: Sequence[Marks] = ()) -> str:
+    """A run over its steps: a panel a unit; `marks` stand above the first and run through all."""
+    columns = min(4 if len(shown) % 3 == 1 else 3, len(shown))  # no row of a single panel
+    rows = ceil(len(shown) / columns)
+    figure, grid = _figure(3.4 * min(3, columns), 2.3 * rows + 0.1, rows, columns)
+    places = [grid] if len(shown) == 1 else list(grid.flat)
+    last = max((x for panel in shown for one in panel.series for x in one.x), default=1)
+    for axes, panel in zip(places, shown):
+        _panel(axes, panel)
+        for mark in marks:
+            for step in mark.steps:
+                axes.axvline(step, color=mark.colour, linewidth=0.7, alpha=0.35)
+        axes.set_xlim(0, 1.02 * last)
+        axes.set_xlabel("step")
+    for mark in marks:
+        top = places[0].get_xaxis_transform()
+        label = f"{mark.label} ({len(mark.steps)})"
+        places[0].plot(
+            mark.steps,
+            [1.0] * len(mark.steps),
+            mark.marker,
+            color=mark.colour,
+            transform=top,
+            clip_on=False,
+            ms=5,
+            label=label,
+        )
+    for axes in places[: len(shown)]:
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend(fontsize=7)
+    for axes in places[len(shown) :]:
+        axes.set_visible(False)
+    return _svg(figure)
+
+
+def _panel(axes: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for one, colour in zip(panel.series, COLOURS):
+        marker = "o" if len(one.x) < 12 else None
+        axes.plot(one.x, one.y, color=colour, label=one.label, linewidth=1.2, marker=marker, ms=3)
+        if one.low is not None and one.high is not None:
+            axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.18, linewidth=0)
+    if panel.level:
+        axes.axhline(panel.level[1], color="#7a7a7a", linestyle="--", linewidth=1, label=panel.level[0])
+    values = [y for one in panel.series for ys in (one.y, one.low or (), one.high or ()) for y in ys]
+    if panel.log and min(values) > 0:
+        _log_scale(axes, min(values), max(values))
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
+        if panel.from_zero:
+            axes.set_ylim(bottom=0, top=1.1 * max(values))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+    axes.set_ylabel(panel.label)
+    if panel.right:
+        label, factor = panel.right
+        second = axes.secondary_yaxis("right", functions=(_times(factor), _times(1 / factor)))
+        second.set_ylabel(label)
+
+
+def _short_number(value: float, _: object = None) -> str:
+    """`_short_number(12_000)` -> `"12k"`, `_short_number(0.0002)` -> `"2e-4"`."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.4g}{unit}"
+    if 0 < abs(value) < 1e-3:
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda values: values * factor
+
+
+def _log_scale(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic axis with plain numbers at three places or more, also within one decade."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_yscale("log")
+    inside: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)):
+        ticks = [d * 10.0**e for e in range(floor(log10(low)), ceil(log10(high)) + 1) for d in digits]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) > 2:
+            break
+    else:  # less than one step of the finest: what is there
+        inside = inside or [low, high]
+    axes.set_yticks(inside, [f"{tick:.3g}" for tick in inside])
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str) -> str:
@@ -180,7 +307,7 @@ def win_tie_loss(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Figure 4: stacked shares of wins, ties and losses; each row (name, win, tie, loss) sums to one."""
     figure, axes = _figure(5.2, 0.7 + 0.42 * len(rows))
     left = [0.0] * len(rows)
-    for k, (key, colour) in enumerate((("win", "#2b8a6f"), ("tie", "#c9c9d6"), ("loss", "#b8336a"))):
+    for k, (key, colour) in enumerate((("win", "#2b8a6f"), ("tie", TIE), ("loss", "#b8336a"))):
         shares = [float(row[k + 1]) for row in rows]
         drawn = axes.barh([r[0] for r in rows], shares, left=left, color=colour, label=key, height=0.6)
         axes.bar_label(
@@ -219,7 +346,8 @@ def lineage(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str
         for y, name in enumerate(column):
             place[name] = (4 + number * (wide + gap_x), top + y * (tall + gap_y))
     parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="lineage of the artefacts" class="lineage">'
+        f'<svg viewBox="0 0 {width} {height}" style="max-width: {1.3 * width:.0f}px" role="img" '
+        'aria-label="lineage of the artefacts" class="lineage">'
     ]
     for source, target in edges:
         if source in place and target in place:

@@ -7,9 +7,8 @@ that a person wants to see (ours).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,15 @@ from openqwen.core.artifact import Artifact, find, open_inputs, read_jsonl, stag
 from openqwen.core.config import Resolved
 from openqwen.core.console import duration
 from openqwen.core.errors import DataError
+from openqwen.report import training
 from openqwen.report.config import ReportConfig
-from openqwen.report.figures import Series, bars, curves, lineage, win_tie_loss
+from openqwen.report.figures import Series, bars, curves, lineage, themed, win_tie_loss
 from openqwen.report.summary import numbers
+from openqwen.report.training import NORM, RATE, Curve, Unit
 
 KIND = "report"
+INCIDENTS = 12  # in the page's table
+CAPTION = "The run over its steps. Lines: means of neighbouring records; bands: from the least to the greatest of them."
 
 
 @dataclass
@@ -37,7 +40,18 @@ class Part:
     samples: list[dict[str, Any]] = field(default_factory=list)
 
     def figure(self, svg: str, caption: str, broad: bool = False) -> None:
-        self.figures.append({"svg": svg, "caption": caption, "broad": broad})
+        self.figures.append({"svg": themed(svg), "caption": caption, "broad": broad})
+
+    def training(self, found: Artifact, config: ReportConfig, *units: Unit) -> None:
+        """How the run went, and which steps did not go well."""
+        if svg := training.figure(found, units, config.smooth):
+            self.figure(svg, CAPTION, broad=True)
+        bad = training.incidents(found)
+        rows = [_incident(record) for record in bad[:INCIDENTS]]
+        more = [f"{len(bad) - INCIDENTS} more stand in incidents.jsonl."] if len(bad) > INCIDENTS else []
+        if rows:
+            head = ["step", "what", "loss", "gradient norm", "documents in the batch"]
+            self.tables.append({**_table("Steps that did not go well", head, rows), "notes": more})
 
 
 def run(resolved: Resolved[ReportConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -164,16 +178,15 @@ def base(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     facts = found["base"].manifest["facts"]
     text = f"{facts['parameters']:,} parameters, {facts['tokens_seen']:,} tokens seen."
     part = Part("base", "Base model", "§2.3, §2.4", text)
-    metrics = found["base"].metrics
-    part.figure(
-        curves([_smooth(metrics, "loss", "training", config.smooth)], "step", "loss, nats per token"),
-        "Training loss.",
-    )
-    valid = _series(metrics, "valid_bits_per_byte", "held-out text")
-    level = ("5-gram on the same text", facts["ngram_bits_per_byte"])
-    part.figure(
-        curves([valid], "step", "bits per byte", level=level),
-        "Held-out text, against a 5-gram model of the same tokens.",
+    bits, ngram = "bits per byte", facts.get("ngram_bits_per_byte")
+    level = None if ngram is None else ("5-gram on the same text", ngram)
+    part.training(
+        found["base"],
+        config,
+        Unit("loss, nats per token", (Curve("loss", "training"),), log=True),
+        Unit(bits, (Curve("valid_bits_per_byte", "held-out text"),), level=level),
+        RATE,
+        NORM,
     )
     part.samples = _samples(found["base"], config.samples * 2)
     return part
@@ -215,15 +228,26 @@ def _length(name: str) -> float:
 def chat(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     """Supervised finetuning."""
     part = Part("chat", "Chat model", "§3.1", "Finetuned on conversations; the loss counts the replies only.")
-    part.figure(
-        curves(
-            [_smooth(found["chat"].metrics, "loss", "training", config.smooth)],
-            "step",
-            "loss, nats per reply token",
-        ),
-        "Training loss.",
-    )
+    loss = Curve("loss", "training"), Curve("heldout_loss", "held out")
+    part.training(found["chat"], config, Unit("loss, nats per reply token", loss, log=True), RATE, NORM)
     part.samples = _samples(found["chat"], config.samples * 2)
+    return part
+
+
+PAIRWISE = (
+    Unit("pairwise loss, nats", (Curve("loss", "training"),)),
+    Unit("right pairs, share", (Curve("accuracy", "training"),)),
+    Unit("margin of rewards", (Curve("margin", "training"),)),
+    NORM,
+    RATE,
+)
+
+
+def preference(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Preference-model pretraining."""
+    text = "Pretrained on many rough comparisons; the reward model begins from it."
+    part = Part("pmp", "Preference model", "§3.2.1", text)
+    part.training(found["preference"], config, *PAIRWISE)
     return part
 
 
@@ -235,10 +259,7 @@ def reward(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         "§3.2.1, Table 4",
         "How often the model prefers what is known to be better, on pairs it never saw.",
     )
-    series = [_smooth(found[name].metrics, "loss", name, config.smooth) for name in ("preference", "reward")]
-    part.figure(
-        curves(series, "step", "pairwise loss"), "Preference-model pretraining, then the reward model."
-    )
+    part.training(found["reward"], config, *PAIRWISE)
     part.tables.append(_report_table(_json(found["reward"], "table_04.json")))
     part.samples = _samples(found["reward"], config.samples)
     return part
@@ -247,20 +268,25 @@ def reward(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
 def rlhf(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     """The curves of PPO."""
     part = Part(
-        "rlhf", "PPO", "§3.2.2", "What the reward model says, what is true, and how far the policy has moved."
+        "rlhf",
+        "PPO",
+        "§3.2.2",
+        "What the reward model says, what is true, and how far the policy has moved (KL) from the chat model.",
     )
-    metrics = found["rlhf"].metrics
-    rewards = [
-        _series(metrics, key, label)
-        for key, label in (("reward", "reward model"), ("true_reward", "true preference"))
-    ]
-    part.figure(
-        curves([s for s in rewards if s.x], "step", "mean reward of replies"),
-        "Reward of the sampled replies.",
-    )
-    part.figure(curves([_series(metrics, "kl", "KL")], "step", "nats per reply"), "KL from the chat model.")
-    part.figure(
-        curves([_series(metrics, "entropy", "entropy")], "step", "nats per token"), "Entropy of the policy."
+    rewards = Curve("reward", "reward model"), Curve("true_reward", "true preference")
+    norms = Curve("policy_grad_norm", "policy"), Curve("value_grad_norm", "value")
+    seconds = [Curve(f"seconds_{name}", name) for name in ("rollout", "score", "update")]
+    part.training(
+        found["rlhf"],
+        config,
+        Unit("mean reward of replies", rewards),
+        Unit("KL, nats per reply", (Curve("kl", "KL"),)),
+        Unit("entropy, nats per token", (Curve("entropy", "entropy"),)),
+        Unit("policy loss", (Curve("policy_loss", "policy"),)),
+        Unit("value loss", (Curve("value_loss", "value"),), log=True),
+        Unit("gradient norm", norms, log=True),
+        Unit("length of replies, tokens", (Curve("length", "length"),)),
+        Unit("seconds a step", seconds),
     )
     part.samples = _samples(found["rlhf"], config.samples * 2)
     return part
@@ -313,7 +339,8 @@ PARTS: Sequence[tuple[set[str], Callable[[ReportConfig, Mapping[str, Artifact]],
     ({"base"}, base),
     ({"context"}, context),
     ({"chat"}, chat),
-    ({"preference", "reward"}, reward),
+    ({"preference"}, preference),
+    ({"reward"}, reward),
     ({"rlhf"}, rlhf),
     ({"evals"}, human),
     ({"agent"}, tools),
@@ -329,11 +356,14 @@ def _json(artifact: Artifact, name: str) -> Any:
 
 
 def _samples(artifact: Artifact, limit: int) -> list[dict[str, Any]]:
+    """The first and the last samples of a run: what was before, and what came of it."""
     path = artifact.path / "samples.jsonl"
-    found: Iterator[dict[str, Any]] = read_jsonl(path) if path.is_file() else iter(())
+    found: list[dict[str, Any]] = list(read_jsonl(path)) if path.is_file() else []
+    if len(found) > limit:
+        found = found[: limit // 2] + found[len(found) - (limit - limit // 2) :]
     return [
         {"label": record["label"], "prompt": _cut(record.get("prompt") or ""), "text": _cut(record["text"])}
-        for record in islice(found, limit)
+        for record in found
     ]
 
 
@@ -342,17 +372,12 @@ def _cut(text: str, limit: int = 280) -> str:
     return text if len(text) <= limit else text[:limit] + " …"
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], key: str, label: str) -> Series:
-    points = [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
-    return Series(label, [p[0] for p in points], [p[1] for p in points])
-
-
-def _smooth(metrics: Sequence[Mapping[str, Any]], key: str, label: str, window: int) -> Series:
-    """Means over consecutive windows: a curve that can be read, without inventing points."""
-    raw = _series(metrics, key, label)
-    chunks = [slice(i, i + window) for i in range(0, len(raw.x), window)]
-    mean = [(sum(raw.x[c]) / len(raw.x[c]), sum(raw.y[c]) / len(raw.y[c])) for c in chunks]
-    return Series(label, [m[0] for m in mean], [m[1] for m in mean])
+def _incident(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table of incidents. Documents are named up to five."""
+    documents = [str(name) for name in record.get("documents") or ()]
+    names = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
+    values = [_number(record.get(key)) for key in ("loss", "grad_norm")]
+    return _plain([f"{record['step']:,}", record["kind"], *values, names or "-"])
 
 
 def _number(value: Any) -> str:

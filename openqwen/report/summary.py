@@ -15,17 +15,26 @@ from openqwen.core.errors import DataError
 
 @dataclass(frozen=True)
 class Number:
-    """A closing number: the facts of one artefact, formatted."""
+    """A closing number: the facts of one artefact, formatted.
+
+    optional: not every run of the stage measures them. needless: a fact beside which the number need not be said.
+    """
 
     label: str
     artefact: str
     facts: tuple[str, ...]
     form: str
+    optional: bool = False
+    needless: str | None = None
 
-    def text(self, found: Artifact) -> str:
-        """The number as shown. DataError if the artefact does not hold it."""
+    def text(self, found: Artifact) -> str | None:
+        """The number as shown; None if it need not be. DataError if the artefact does not hold what it must."""
         facts = found.manifest["facts"]
         values = {name: _lookup(facts, name) for name in self.facts}
+        if self.optional and None in values.values():
+            return None
+        if self.needless is not None and _lookup(facts, self.needless) is not None:
+            return None
         if missing := [name for name, value in values.items() if value is None]:
             what = f"{found.kind} artefact does not say {', '.join(missing)}"
             raise DataError(what, where=str(found.path), fix="make it again")
@@ -49,12 +58,15 @@ NUMBERS = (
         "base",
         ("bits_per_byte", "ngram_bits_per_byte"),
         "{:.3f} ({:.3f})",
+        optional=True,
     ),
+    Number("base model, bits per byte", "base", ("bits_per_byte",), "{:.3f}", needless="ngram_bits_per_byte"),
     Number(
         "perplexity of long texts, plain / extended",
         "context",
         ("longest", "longest_plain", "longest_extended"),
         "{}: {:.4g} / {:.4g}",
+        optional=True,
     ),
     Number("held-out questions answered by the chat model", "evals", ("sft_accuracy",), "{:.1%}"),
     Number("its replies that end by themselves", "evals", ("sft_stops",), "{:.1%}"),
@@ -65,9 +77,15 @@ NUMBERS = (
         "{:.1%} ({:.1%})",
     ),
     Number(
-        "true preference score before / after PPO", "rlhf", ("true_before", "true_after"), "{:.3f} / {:.3f}"
+        "true preference score before / after PPO",
+        "rlhf",
+        ("true_before", "true_after"),
+        "{:.3f} / {:.3f}",
+        optional=True,
     ),
-    Number("KL from the chat model after PPO, per reply", "rlhf", ("kl_final",), "{:.3f} nats"),
+    Number(
+        "KL from the chat model after PPO, per reply", "rlhf", ("kl_final",), "{:.3f} nats", optional=True
+    ),
     Number(
         "RLHF against SFT, win / tie / loss", "evals", ("wins", "ties", "losses"), "{:.0%} / {:.0%} / {:.0%}"
     ),
@@ -83,5 +101,5 @@ NUMBERS = (
 def numbers(artefacts: Mapping[str, Artifact]) -> Iterator[tuple[str, str]]:
     """Label and text of every closing number whose artefact is given."""
     for number in NUMBERS:
-        if number.artefact in artefacts:
-            yield number.label, number.text(artefacts[number.artefact])
+        if number.artefact in artefacts and (text := number.text(artefacts[number.artefact])) is not None:
+            yield number.label, text

@@ -18,7 +18,9 @@ from openqwen.train.config import LoraConfig, OptimConfig, Precision, ScheduleCo
 class SFTConfig(Config):
     """One finetuning run."""
 
-    optim: OptimConfig = setting(OptimConfig(lr=2e-6), source="report §3.1.2", doc="tech memo: peak 1e-5")
+    optim: OptimConfig = setting(
+        OptimConfig(lr=2e-6, weight_decay=0.1, clip=1.0), source="report §3.1.2", doc="tech memo: peak 1e-5"
+    )
     schedule: ScheduleConfig = setting(
         ScheduleConfig(warmup_steps=1430), source="report §3.1.2", doc="the decay after the warm-up is ours"
     )
@@ -58,6 +60,7 @@ class SFTConfig(Config):
     def _consistent(self) -> SFTConfig:
         if self.schedule.warmup(self.steps) >= self.steps:
             raise ValueError(
-                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}"
+                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}: lower "
+                "schedule.warmup_steps, or raise steps"
             )
         return self

@@ -19,17 +19,23 @@ if TYPE_CHECKING:
     import torch
 
 # Where attention on a CPU goes in blocks of queries (model/attention.py, which needs torch; a test compares them).
-BLOCK, CPU_SKIPS = 128, 512
+BLOCK, WIDE_BLOCK, WIDE_WINDOW, CPU_SKIPS, PRODUCTS = 128, 256, 1024, 512, 2048
 
 
 def flops_per_token(
-    config: ModelConfig, context: int, *, causal: bool = True, backward: bool = True, device: str = "cuda"
+    config: ModelConfig,
+    context: int,
+    *,
+    causal: bool = True,
+    backward: bool = True,
+    device: str = "cuda",
+    bf16: bool = False,
 ) -> float:
     """Of one token in a sequence of `context` tokens. causal: count only the half of the scores that is used.
 
-    device: whose attention is counted where not causal; "cpu" forms fewer scores at some lengths.
+    device, bf16: whose attention is counted where not causal; "cpu" forms fewer scores at some lengths.
     """
-    keys = context / 2 if causal else keys_per_query(context, device)
+    keys = context / 2 if causal else keys_per_query(context, device, bf16)
     scores = config.num_layers * 2 * config.hidden_size * keys  # q k and weights v
     return (6 if backward else 2) * (matrix_weights(config) + scores)
 
@@ -41,21 +47,22 @@ def matrix_weights(config: ModelConfig) -> int:
     return config.num_layers * (attention + 3 * hidden * config.ffn) + config.vocab_size * hidden
 
 
-def query_blocks(context: int, device: str = "cuda") -> list[tuple[int, int]]:
+def query_blocks(context: int, device: str = "cuda", bf16: bool = False) -> list[tuple[int, int]]:
     """How attention divides a training sequence: (queries, keys they are multiplied with) of each block.
 
     >>> query_blocks(300, "cpu"), query_blocks(300, "cuda")
     ([(128, 128), (128, 256), (44, 300)], [(300, 300)])
     """
-    if device != "cpu" or not 2 * BLOCK < context <= CPU_SKIPS:
+    if device != "cpu" or not 2 * BLOCK < context <= (PRODUCTS if bf16 else CPU_SKIPS):
         return [(context, context)]
-    starts = range(0, context, BLOCK)
-    return [(min(BLOCK, context - start), min(start + BLOCK, context)) for start in starts]
+    size = BLOCK if context < WIDE_WINDOW else WIDE_BLOCK
+    starts = range(0, context, size)
+    return [(min(size, context - start), min(start + size, context)) for start in starts]
 
 
-def keys_per_query(context: int, device: str = "cuda") -> float:
+def keys_per_query(context: int, device: str = "cuda", bf16: bool = False) -> float:
     """Keys a query is multiplied with, averaged over a training sequence."""
-    return sum(queries * keys for queries, keys in query_blocks(context, device)) / context
+    return sum(queries * keys for queries, keys in query_blocks(context, device, bf16)) / context
 
 
 def mfu(tokens_per_second: float, flops_of_token: float, peak_flops: float) -> float:

@@ -1,11 +1,11 @@
 """What pretraining will need, worked out before anything is allocated: memory, disk, floating-point operations, time.
 
 Report §2.3 and §2.4 give the shapes and the mixed precision. Ours: the count. No torch is loaded and no tensor is made;
-a step is played through on a `Tape` that only adds and subtracts bytes, in the order in which model/qwen.py, train/loss.py
-and train/step.py make and drop tensors. On one processor the tests hold each number against real runs.
-Nothing was measured on a GPU or over several devices: `devices` is an estimate of full sharding.
+replay.py plays a step in bytes. The tests hold each number against real runs on a processor, those of divided weights
+against FSDP2 among processes that exchange nothing. What a network library takes for itself is not counted, and nothing
+was measured on a GPU.
 
-B rows, T context, N = B T tokens, C hidden, H heads, K key/value heads, D head dim, F ffn, V vocabulary, L layers.
+C hidden, K key/value heads, D head dim, F ffn, V vocabulary, L layers, R rank of adapters.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Literal
 
 from openqwen.core.errors import UsageError, did_you_mean
 from openqwen.model.config import ModelConfig
-from openqwen.train.flops import query_blocks
+from openqwen.train.config import LoraConfig
+from openqwen.train.flops import flops_per_token
+from openqwen.train.replay import RANDOM_STATE, Device, Replay, Work
+from openqwen.train.tape import BF16, FP32
 
-FP32, BF16 = 4, 2  # bytes of a number
-# Rows of one chunk of logits (train/loss.py, which needs torch; a test compares them).
-CHUNK_BYTES, CHUNK_ROWS = 16 << 20, 128
-RANDOM_STATE = 5056  # bytes of torch's generator on the CPU
 CHECKPOINTS = 3  # on disk at most: the two that are kept and the one being written
-
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -75,280 +71,6 @@ def hardware(name: str) -> Hardware:
     return HARDWARE[name]
 
 
-# Memory of a training step
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one device does in a step: its rows go through the model, forth and back."""
-
-    model: ModelConfig
-    rows: int  # B, sequences at a time
-    context: int  # T
-    half: bool = True  # bf16 products (weights, optimizer and residual stream stay fp32)
-    accumulates: bool = True  # several micro-batches a step: gradients are there before the last one
-    device: Device = "cuda"
-    devices: int = 1
-
-
-class Tape:
-    """Bytes alive by kind while a step goes on, and by kind at the highest mark.
-
-    >>> tape = Tape(parameters=8); tape(temporary=4); tape(temporary=-4, gradients=3); tape.peak
-    {'parameters': 8, 'temporary': 4}
-    """
-
-    def __init__(self, **live: int) -> None:
-        self.live, self.peak = live, dict(live)
-        self.now = self.moment = ""
-
-    def __call__(self, **changes: int) -> None:
-        for kind, num_bytes in changes.items():
-            self.live[kind] = self.live.get(kind, 0) + num_bytes
-        if sum(self.live.values()) > sum(self.peak.values()):
-            self.peak, self.moment = dict(self.live), self.now
-
-
-class Step:
-    """One training step played on a tape. Each method is a piece of the model; `play` puts them in order.
-
-    Only what can make the highest mark is played: the forward pass with what it keeps, as the loss tops all its
-    temporaries; the loss and the backward pass with all of theirs.
-    """
-
-    def __init__(self, work: Work) -> None:
-        self.work, model = work, work.model
-        self.half, self.cpu = work.half, work.device == "cpu"
-        self.item = BF16 if work.half else FP32
-        self.N = N = work.rows * work.context
-        self.C, self.F, self.V = model.hidden_size, model.ffn, model.vocab_size
-        self.qkv_width = (model.num_heads + 2 * model.kv_heads) * model.head_dim
-        qk_width = (model.num_heads + model.kv_heads) * model.head_dim
-        # Bytes of the tensors that a block makes: fp32 beside the residual stream, else in the products' type.
-        self.x = N * self.C * FP32
-        self.rms = N * FP32
-        self.c, self.f = N * self.C * self.item, N * self.F * self.item
-        self.qkv, self.qk, self.qk_exact = (
-            N * self.qkv_width * self.item,
-            N * qk_width * self.item,
-            N * qk_width * FP32,
-        )
-        self.kv = 2 * N * model.kv_heads * model.head_dim * self.item
-        self.lse = N * model.num_heads * FP32
-        # What dropout remembers of a branch and of the embedding: on the CPU a factor, on a GPU a byte a number.
-        dropping = model.dropout > 0
-        self.noise = (self.c if self.cpu else N * self.C) if dropping else 0
-        self.embed_noise = (self.x if self.cpu else N * self.C) if dropping else 0
-        # The gradient of a branch is a tensor of its own where it is cast or dropped, else the residual stream's.
-        self.branch = self.c if self.half or dropping else 0
-        self.tape = self._begin()
-
-    def _begin(self) -> Tape:
-        count, devices = self.work.model.num_parameters, self.work.devices
-        gathered = 0
-        if (
-            devices > 1
-        ):  # two blocks (the next is fetched early), embedding and head whole, in the products' type
-            gathered = (2 * self.block_weights + 2 * self.V * self.C) * self.item
-        return Tape(
-            parameters=ceil(count * FP32 / devices),
-            optimizer=ceil(optimizer_bytes(self.work.model) / devices),
-            gradients=ceil(count * FP32 / devices) if self.work.accumulates else 0,
-            copies=gathered,
-            activations=0,
-            temporary=0,
-        )
-
-    @property
-    def block_weights(self) -> int:
-        """Weights of a block whose bf16 copies are saved: its matrices."""
-        return self.qkv_width * self.C + self.C * self.C + 3 * self.C * self.F
-
-    def play(self) -> Tape:
-        """The whole step; `activations_kept` and `copies_kept` hold what is saved for the backward pass."""
-        layers = self.work.model.num_layers
-        self.tape(
-            temporary=self.x
-        )  # the last micro-batch's output: the loop's variable holds it until the next
-        self.forward()
-        self.loss()
-        self.activations_kept, self.copies_kept = self.tape.live["activations"], self.tape.live["copies"]
-        self.loss_backward()
-        self.norm_backward(branch=False)
-        for layer in reversed(range(layers)):
-            self.tape.now = f"backward of block {layer + 1} of {layers}"
-            self.mlp_backward()
-            self.attention_backward()
-        self.embedding_backward()
-        return self.tape
-
-    # What the forward pass keeps
-
-    def forward(self) -> None:
-        """Embedding, blocks, final norm: only what is saved for the backward pass."""
-        tape, layers = self.tape, self.work.model.num_layers
-        tape.now = "forward"
-        table = self.work.context * self.work.model.head_dim * FP32  # cos and sin of rotary positions
-        tape(activations=table + self.embed_noise)
-        tape(activations=layers * self.block_saved())
-        if self.half and self.work.devices == 1:
-            tape(copies=layers * self.block_weights * BF16)
-        tape(activations=2 * self.x + self.rms)  # final norm: its input, normalised
-        tape(temporary=self.x)  # its output takes the place of the last micro-batch's
-        tape(temporary=-self.x)
-
-    def block_saved(self) -> int:
-        """Bytes a block keeps: `norm_saved` twice, attention, feed-forward, dropout twice."""
-        norms = 2 * (2 * self.x + self.rms)  # the input and what it is multiplied by the weight
-        # What the products read. gate and up each cast their input, so bf16 keeps it twice.
-        inputs = self.c + (2 * self.c if self.half else self.c)
-        return norms + inputs + self.attention_saved() + 4 * self.f + 2 * self.noise
-
-    def attention_saved(self) -> int:
-        """Rotated q and k, the whole of qkv (for v's sake), output, log of sums; in blocks also copies of keys."""
-        blocks = query_blocks(self.work.context, self.work.device)
-        if len(blocks) == 1:
-            return self.qk + self.qkv + self.c + self.lse
-        keys = sum(keys for _, keys in blocks)
-        masks = sum(queries * keys for queries, keys in blocks) * self.item
-        return self.qk + self.kv * keys // self.work.context + masks + 2 * self.c + self.lse
-
-    # The loss: chunks of logits
-
-    def loss(self) -> None:
-        """Both gradients are formed with the loss itself and kept (train/loss.py)."""
-        tape, C, V, item = self.tape, self.C, self.V, self.item
-        tape.now = "loss"
-        tape(activations=self.x + V * C * FP32)  # gradients of hidden and of the head
-        weight = V * C * BF16 if self.half and self.work.devices == 1 else 0
-        tape(temporary=weight)
-        chunk = max(CHUNK_ROWS, CHUNK_BYTES // (FP32 * V))
-        before = 0  # the last chunk's numbers live until they are replaced
-        for start in (0, chunk)[: ceil(self.N / chunk)]:
-            n = min(chunk, self.N - start)
-            hidden = n * C * BF16 if self.half else 0
-            logits, exact = n * V * item, n * V * FP32
-            tape(temporary=hidden + logits)
-            tape(temporary=exact if self.half else 0)  # cast before log_softmax
-            tape(temporary=exact)
-            tape(temporary=-logits - (exact if self.half else 0) - before)
-            tape(temporary=logits if self.half else 0)  # p - onehot in the products' type
-            tape(temporary=n * C * item)
-            tape(temporary=-n * C * item)
-            tape(temporary=V * C * item)
-            cast = V * C * FP32 if self.half and self.cpu else 0  # the CPU adds bf16 to fp32 by way of a copy
-            tape(temporary=cast)
-            tape(temporary=-cast - V * C * item)
-            before = hidden + exact + (logits if self.half else 0)
-        tape(temporary=-before - weight)
-
-    def loss_backward(self) -> None:
-        """Both gradients are scaled into new tensors."""
-        self.tape.now = "backward of the loss"
-        head = self.V * self.C * FP32
-        self.tape(temporary=self.x + head)
-        self.tape(activations=-self.x - head)
-        self._keep(self.V * self.C)
-
-    # Backward through the model. Between pieces one gradient of the residual stream (x) is alive.
-
-    def norm_backward(self, branch: bool) -> None:
-        """branch: the gradient comes from a branch (a second tensor) and is added to the residual stream's."""
-        tape, x = self.tape, self.x
-        tape(temporary=2 * x)
-        tape(temporary=-2 * x, activations=-x)  # the normalised input is no longer needed
-        tape(temporary=2 * x)
-        tape(temporary=-3 * x if branch else -2 * x)
-        tape(temporary=4 * x)  # through the mean of squares
-        tape(temporary=-4 * x, activations=-x - self.rms)
-        tape(gradients=0 if self.work.accumulates else ceil(self.C * FP32 / self.work.devices))
-
-    def mlp_backward(self) -> None:
-        """down, silu(gate) * up, up, gate, norm."""
-        tape, c, f, matrix = self.tape, self.c, self.f, self.C * self.F
-        self._enter_branch()
-        tape(temporary=matrix * self.item)
-        tape(temporary=f)
-        tape(temporary=-self.branch, activations=-f)
-        self._matrix(matrix)
-        tape(temporary=2 * f)
-        tape(temporary=-f, activations=-2 * f)
-        self._product(matrix, f, c if self.half else 0)  # up
-        tape(temporary=f)
-        tape(temporary=-f, activations=-f)  # through silu
-        self._product(matrix, f, c)  # gate
-        tape(temporary=0 if self.half else self.x)  # both inputs' gradients are added
-        tape(temporary=-self.x if self.half else -2 * self.x)
-        self.norm_backward(branch=True)
-
-    def attention_backward(self) -> None:
-        """out, attention, rotation, qkv, norm."""
-        tape, c = self.tape, self.c
-        self._enter_branch()
-        tape(temporary=self.C * self.C * self.item)
-        tape(temporary=c)
-        blocks = query_blocks(self.work.context, self.work.device)
-        whole = len(blocks) == 1
-        tape(temporary=-self.branch, activations=0 if whole else -c)
-        self._matrix(self.C * self.C)
-        # Gradients of q, k and v; the flash kernel of a GPU sums that of q in fp32, blocks those of their own keys.
-        extra = self.kv if not whole else 0 if self.cpu else self.x
-        tape(temporary=c + self.kv + extra)
-        tape(temporary=-c - extra, activations=-self.attention_saved() + (0 if whole else c))
-        tape(temporary=self.qk)
-        tape(temporary=-self.qk)
-        tape(temporary=self.qk_exact - self.qk if self.half else 0)
-        tape(temporary=2 * self.qk_exact)  # halves turned back
-        tape(temporary=-2 * self.qk_exact)
-        tape(temporary=self.qk if self.half else 0)
-        tape(temporary=-self.qk_exact if self.half else 0)
-        tape(temporary=self.qkv)
-        tape(temporary=-c - self.kv)
-        self._product(self.C * self.qkv_width, self.qkv, c)
-        tape(temporary=self.qkv_width * FP32)
-        self._keep(self.qkv_width)  # the bias
-        self.norm_backward(branch=True)
-
-    def embedding_backward(self) -> None:
-        """The gradient of the whole table, most of its rows zero."""
-        self.tape.now = "backward of the embedding"
-        self.tape(temporary=self.x if self.embed_noise else 0)
-        self.tape(temporary=-self.x if self.embed_noise else 0, activations=-self.embed_noise)
-        self.tape(temporary=self.V * self.C * FP32)
-        self.tape(temporary=-self.x)
-        self._keep(self.V * self.C)
-
-    def _enter_branch(self) -> None:
-        """The residual stream's gradient into a branch: cast to the products' type, then through dropout."""
-        self.tape(temporary=self.branch)
-        if self.noise:
-            spare = self.c if self.half else 0
-            self.tape(temporary=spare)
-            self.tape(temporary=-spare, activations=-self.noise)
-
-    def _product(self, weights: int, output: int, saved: int) -> None:
-        """Through y = x W: the gradient of W, then of x (fp32 at the end), then y's gradient and x itself are dropped."""
-        self.tape(temporary=weights * self.item)
-        self.tape(temporary=self.c)
-        self.tape(temporary=-output, activations=-saved)
-        if self.half:
-            self.tape(temporary=self.x)
-            self.tape(temporary=-self.c)
-        self._matrix(weights)
-
-    def _matrix(self, weights: int) -> None:
-        """A matrix's gradient as it leaves its product: its copy is dropped, and what is bf16 becomes fp32."""
-        if self.half:
-            self.tape(copies=-weights * BF16 if self.work.devices == 1 else 0, temporary=weights * FP32)
-            self.tape(temporary=-weights * BF16)
-        self._keep(weights)
-
-    def _keep(self, weights: int) -> None:
-        """A finished gradient becomes the parameter's own, or is added to the one that is there."""
-        kept = 0 if self.work.accumulates else ceil(weights * FP32 / self.work.devices)
-        self.tape(temporary=-weights * FP32, gradients=kept)
-
-
 # Disk and inference
 
 
@@ -372,14 +94,34 @@ def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {"embed.weight": table, **layers, "norm.weight": (C,), "head.weight": table}
 
 
-def optimizer_bytes(model: ModelConfig) -> int:
-    """AdamW in fp32: two means for each weight and a step counter for each tensor."""
-    return 2 * FP32 * model.num_parameters + FP32 * len(parameter_shapes(model))
+def trained_shapes(model: ModelConfig, lora: LoraConfig | None = None) -> dict[str, tuple[int, ...]]:
+    """The same of what is trained: everything, or adapters and, if the config says so, embedding and head."""
+    whole = parameter_shapes(model)
+    if lora is None:
+        return whole
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in whole.items():
+        stem = name.removesuffix(".weight")
+        if stem in ("embed", "head"):
+            found |= {name: shape} if lora.trains_embeddings else {}
+        elif stem.rpartition(".")[2] in lora.targets and len(shape) == 2:
+            found |= {f"{stem}.a": (lora.rank, shape[1]), f"{stem}.b": (shape[0], lora.rank)}
+    return found
 
 
-def checkpoint_files(model: ModelConfig) -> dict[str, int]:
-    """Bytes of the files of tensors in a checkpoint of pretraining; the JSON beside them is a few kilobytes."""
-    shapes = parameter_shapes(model)
+def trained_parameters(model: ModelConfig, lora: LoraConfig | None = None) -> int:
+    """How many numbers are trained."""
+    return sum(map(prod, trained_shapes(model, lora).values()))
+
+
+def checkpoint_files(model: ModelConfig, lora: LoraConfig | None = None) -> dict[str, int]:
+    """Bytes of the files of tensors in a checkpoint of pretraining; the JSON beside them is a few kilobytes.
+
+    Processes that divide the weights write the same tensors into more files.
+    """
+    shapes = trained_shapes(model, lora)
+    if lora is not None:
+        shapes = {name.replace(".", "/"): shape for name, shape in shapes.items()}
     # The optimizer's numbering: matrices (with decay), then vectors.
     ordered = sorted(shapes.values(), key=lambda shape: len(shape) < 2)
     state: dict[str, tuple[int, ...]] = {}
@@ -412,6 +154,33 @@ def kv_bytes(
     return 2 * model.kv_heads * model.head_dim * item * sum(held)
 
 
+# Floating-point operations
+
+
+def training_flops(work: Work, *, causal: bool = True) -> float:
+    """Of one token, forth and back; causal as in `flops_per_token`. Beside adapters frozen matrices have no gradient."""
+    model, lora = work.model, work.lora
+    whole = flops_per_token(
+        model, work.context, causal=causal, backward=True, device=work.device, bf16=work.half
+    )
+    if lora is None:
+        return whole
+    shapes = parameter_shapes(model)
+    matrices = sum(
+        prod(shape) for name, shape in shapes.items() if name.startswith("blocks") and len(shape) == 2
+    )
+    adapters = sum(
+        prod(shape) for name, shape in trained_shapes(model, lora).items() if name.startswith("blocks")
+    )
+    frozen = matrices + (0 if lora.trains_embeddings else model.vocab_size * model.hidden_size)
+    # The first block's input needs no gradient if the embedding is frozen.
+    first = 0
+    if not lora.trains_embeddings:
+        first = prod(shapes["blocks.0.attn.qkv.weight"])
+        first += lora.rank * model.hidden_size if "qkv" in lora.targets else 0
+    return whole + 6 * adapters - 2 * frozen - 2 * first
+
+
 # The plan
 
 
@@ -422,7 +191,7 @@ class Memory:
     parameters: int
     gradients: int
     optimizer: int
-    copies: int  # bf16 copies of matrices (autocast), or gathered parameters when sharded
+    copies: int  # bf16 copies of matrices (autocast), or gathered weights when divided
     activations: int  # saved for the backward pass, the loss's own gradients included
     peak: Mapping[str, int]  # the same kinds and `temporary` at the highest mark
     moment: str  # when that is
@@ -434,11 +203,11 @@ class Memory:
 
 def memory(work: Work) -> Memory:
     """Memory of a training step once the optimizer has its state (from the second step on)."""
-    step = Step(work)
+    step = Replay(work)
     tape = step.play()
     return Memory(
         parameters=tape.live["parameters"],
-        gradients=tape.live["gradients"],
+        gradients=step.gradients_kept,
         optimizer=tape.live["optimizer"],
         copies=step.copies_kept,
         activations=step.activations_kept,
@@ -467,18 +236,31 @@ def fit(need: Memory, on: Hardware) -> Fit:
 
 
 def smaller(work: Work, batch: int, on: Hardware) -> Work | None:
-    """The fewest devices (doubling) and then the most rows at a time (halving) that make a step of `batch` sequences fit.
+    """What makes a step of `batch` sequences fit and does not change what is learnt; None if nothing does.
 
-    Neither changes what is learnt. None if nothing helps.
+    First fewer rows at a time (halving), then activations computed again, then more devices (doubling) that divide
+    the weights, which adapters do not allow.
     """
     devices = work.devices
     while devices <= batch:
-        own = share(batch, devices)
-        for rows in _halves(min(work.rows, own)):
-            tried = replace(work, rows=rows, accumulates=rows < own, devices=devices)
-            if fit(memory(tried), on).fits:
-                return tried
+        shared = work.shared if devices == work.devices else devices
+        own = share(batch, devices * work.shards)
+        for recomputes in dict.fromkeys((work.recomputes, True)):
+            for rows in _halves(min(work.rows, own)):
+                tried = replace(
+                    work,
+                    rows=rows,
+                    accumulates=rows < own,
+                    devices=devices,
+                    shared=shared,
+                    recomputes=recomputes,
+                )
+                if fit(memory(tried), on).fits:
+                    return tried
+        if work.lora is not None:
+            return None
         devices *= 2
+        work = replace(work, shards=1)
     return None
 
 

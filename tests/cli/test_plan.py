@@ -12,6 +12,7 @@ import pytest
 
 from openqwen.cli import main
 from openqwen.cli.plan import split
+from openqwen.core.console import duration
 from openqwen.core.errors import UsageError
 from openqwen.train.planner import HARDWARE
 
@@ -39,12 +40,43 @@ def test_the_reports_sizes(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "hardware" not in found
 
 
-@pytest.mark.parametrize(
-    "setting", ["lora.rank=8", "parallel.checkpoint_activations=true", "parallel.shards=2"]
-)
-def test_what_is_not_counted_is_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "qwen-1.8b", f"--{setting}"]) == 2
-    assert "is not counted yet" in capsys.readouterr().err
+def test_what_changes_memory_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = planned(capsys, "qwen-7b")["memory"]
+    again = planned(capsys, "qwen-7b", "--parallel.checkpoint_activations=true")["memory"]
+    assert again["activations"] < plain["activations"] / 5 and again["parameters"] == plain["parameters"]
+    sums = planned(capsys, "qwen-7b", "--parallel.shards=8")["memory"]
+    assert sums["gradients"] == 4 * plain["gradients"], "its own and three sums that wait"
+    adapters = planned(capsys, "qwen-7b", "lora-pretrain")["memory"]
+    packed = planned(capsys, "qwen-7b", "lora-pretrain", "lora-nf4")
+    count = packed["memory"]["trained"]
+    assert count == 32 * 64 * (4 * 4096 + 2 * 4096 + 3 * (4096 + 11008)), (
+        "rank times both sides of each matrix"
+    )
+    assert packed["memory"]["optimizer"] - 8 * count == 4 * 32 * 5 * 2
+    matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    saved = adapters["parameters"] - packed["memory"]["parameters"]
+    assert saved == matrices * (4 - 9 / 16) and packed["disk"]["checkpoint"] < 13 * count
+    assert (
+        packed["compute"]["flops_per_token"] < 0.75 * planned(capsys, "qwen-7b")["compute"]["flops_per_token"]
+    )
+
+
+def test_several_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    one = planned(capsys, "qwen-1.8b")["memory"]
+    kinds = ("parameters", "gradients")
+    for words, parts in {
+        ("--devices", "8"): 8,  # nobody says how: the weights are divided
+        ("--devices", "8", "--parallel.strategy", "shard"): 8,
+        ("--devices", "16", "--parallel.strategy", "hybrid", "--parallel.group_size", "4"): 4,
+    }.items():
+        found = planned(capsys, "qwen-1.8b", *words)["memory"]
+        assert [found[kind] for kind in kinds] == pytest.approx(
+            [one[kind] / parts for kind in kinds], rel=1e-6
+        )
+    whole = planned(capsys, "qwen-1.8b", "--devices", "8", "--parallel.shards", "8")["memory"]
+    assert [whole[kind] for kind in kinds] == [one[kind] for kind in kinds]
+    assert main(["plan", "qwen-1.8b", "--devices", "8", "--parallel.shards", "8"]) == 0
+    assert "each holds all" in capsys.readouterr().out
 
 
 def test_it_allocates_nothing_as_there_is_nothing_to_allocate_with() -> None:
@@ -128,7 +160,7 @@ def test_time_at_a_stated_share_of_the_peak(capsys: pytest.CaptureFixture[str]) 
     assert rate * found["compute"]["flops_per_token_mfu"] == pytest.approx(512 * 989.4e12 * 0.5, rel=1e-6)
     assert "seconds" not in planned(capsys, "qwen-7b", "--hardware", "h200", code=2)["run"]
     assert main(["plan", *words]) == 0
-    assert "days" in capsys.readouterr().out
+    assert duration(found["run"]["seconds"]) in capsys.readouterr().out
 
 
 def test_words_before_the_first_flag_are_recipes() -> None:
@@ -148,6 +180,19 @@ WRONG = {
     "impossible batch": (["qwen-7b", "--batch_tokens", "1000"], "not a multiple of context"),
     "no device": (["qwen-7b", "--devices", "0"], "from 1 to 2048"),
     "too many devices": (["qwen-7b", "--devices", "4096"], "from 1 to 2048"),
+    "devices that do not divide": (["qwen-7b", "--devices", "3"], "does not divide among them"),
+    "more devices than shards": (
+        ["qwen-7b", "--devices", "8", "--parallel.shards", "4"],
+        "--parallel.shards 8",
+    ),
+    "groups that do not divide": (
+        ["qwen-7b", "--devices", "8", "--parallel.strategy", "hybrid", "--parallel.group_size", "3"],
+        "groups of 3",
+    ),
+    "adapters, divided": (
+        ["qwen-7b", "lora-pretrain", "--parallel.strategy", "shard"],
+        "adapters cannot be divided",
+    ),
     "devices in words": (["qwen-7b", "--devices", "many"], "--devices"),
     "mfu of nothing": (["qwen-7b", "--mfu", "0.4"], "add --hardware"),
     "mfu in percent": (["qwen-7b", "--mfu", "40", "--hardware", "h200"], "such as 0.4"),

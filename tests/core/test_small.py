@@ -39,7 +39,9 @@ def test_metrics_damaged_in_the_middle_is_an_error(tmp_path: Path) -> None:
         read_metrics(path)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (75, "1m15s"), (3700, "1h01m"), (-1, "0s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "3s"), (75, "1m15s"), (3700, "1h01m"), (200_000, "2d07h"), (-1, "0s")]
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

@@ -250,6 +250,19 @@ def test_a_decoding_step_is_one_plain_call():
     assert T == 1 and S < 100 + BLOCK
 
 
+@pytest.mark.parametrize(
+    ("length", "gradients", "products"), [(300, True, 3), (1030, True, 5), (300, False, 0), (2049, True, 0)]
+)
+def test_bf16_trains_by_products_up_to_a_length(length: int, gradients: bool, products: int) -> None:
+    shape = {"B": 1, "T": length, "S": length, "H": 2, "K": 1, "D": 16}
+    q, k, v = (x.requires_grad_(gradients) for x in heads_and_keys(shape, torch.bfloat16, 0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        attend(q, k, v, causal=True)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts.get("aten::baddbmm", 0) == products
+    assert ("aten::_scaled_dot_product_flash_attention_for_cpu" in counts) == (products == 0)
+
+
 @pytest.mark.parametrize("window", [1, 50, 64, 130, 200, 330])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_with_tiled_sums_a_query_is_bitwise_the_same_in_any_piece(window, kv_heads):

@@ -39,12 +39,12 @@ def test_at_the_reports_sizes_equal_to_torchs_count(name: str, kv_heads: int | N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kv_heads", "context"), [(None, 40), (2, 40), (1, 300), (4, 520)])
+@pytest.mark.parametrize(("kv_heads", "context"), [(None, 40), (2, 40), (1, 300), (4, 520), (2, 1030)])
 def test_of_a_real_step_with_its_loss_in_chunks(
     dtype: torch.dtype, kv_heads: int | None, context: int
 ) -> None:
     config = ModelConfig(
-        vocab_size=200, hidden_size=48, num_layers=2, num_heads=4, num_kv_heads=kv_heads, max_length=520
+        vocab_size=200, hidden_size=48, num_layers=2, num_heads=4, num_kv_heads=kv_heads, max_length=1030
     )
     model, ids = Qwen(config).train(), torch.randint(0, 200, (2, context + 1))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -54,7 +54,8 @@ def test_of_a_real_step_with_its_loss_in_chunks(
                 hidden.flatten(0, 1), model.head.weight, ids[:, 1:].flatten(), chunk=64
             )
         total.backward()
-    expected = count * flops_per_token(config, context, causal=False, device="cpu")
+    bf16 = dtype == torch.bfloat16
+    expected = count * flops_per_token(config, context, causal=False, device="cpu", bf16=bf16)
     assert counter.get_total_flops() == round(expected) == pytest.approx(expected, abs=1e-3)
 
 
@@ -67,13 +68,14 @@ def test_the_mfu_convention_counts_half_of_attention() -> None:
     assert matrix_weights(config) == config.num_parameters - embedding - vectors
 
 
-@pytest.mark.parametrize("context", [1, 256, 257, 300, 512, 513, 2048])
-def test_blocks_cover_every_query_once_and_all_it_may_see(context: int) -> None:
+@pytest.mark.parametrize("context", [1, 256, 257, 300, 512, 513, 1024, 2048, 2049])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_blocks_cover_every_query_once_and_all_it_may_see(context: int, bf16: bool) -> None:
     for device in ("cpu", "cuda"):
-        blocks = query_blocks(context, device)
+        blocks = query_blocks(context, device, bf16)
         assert sum(queries for queries, _ in blocks) == context and blocks[-1][1] == context
         done = 0
         for queries, keys in blocks:
             done += queries
             assert keys >= done
-        assert context / 2 < keys_per_query(context, device) <= context
+        assert context / 2 < keys_per_query(context, device, bf16) <= context

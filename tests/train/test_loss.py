@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from openqwen.train import loss as loss_module
 from openqwen.train.loss import cross_entropy
 
 N, C, V = 37, 11, 53
@@ -67,18 +71,52 @@ def test_all_rows_ignored_is_zero_not_nan() -> None:
     assert hidden.grad.abs().sum() == 0
 
 
-def test_largest_temporary_is_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+class _Largest(TorchDispatchMode):
+    """Rows of the largest matrix with a column for every id of the vocabulary."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dim() == 2 and out.shape[1] == V:
+            self.rows = max(self.rows, out.shape[0])
+        return out
+
+
+def test_largest_temporary_is_a_chunk() -> None:
     hidden, weight, labels = inputs(torch.float32)
-    rows = []
-    plain = F.log_softmax
+    with _Largest() as largest:
+        total, _ = cross_entropy(hidden, weight, labels, 16)
+        total.backward()
+    assert largest.rows == 16
 
-    def spy(logits: torch.Tensor, **options: object) -> torch.Tensor:
-        rows.append(len(logits))
-        return plain(logits, **options)
 
-    monkeypatch.setattr("openqwen.train.loss.F.log_softmax", spy)
-    cross_entropy(hidden, weight, labels, 8)
-    assert max(rows) == 8 and sum(rows) == N - 3
+def test_chunks_of_a_large_vocabulary_hold_64_mib_or_256_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(loss_module._SummedLoss, "apply", lambda *args: taken.append(args[3]))
+    for vocab_size in (512, 32_768, 65_536, 151_936):
+        cross_entropy(torch.zeros(3, 1), torch.zeros(vocab_size, 1), torch.zeros(3, dtype=torch.int64))
+    assert taken == [1024, 512, 256, 256]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pieces_of_a_chunk_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, labels = inputs(dtype)
+    whole, _ = cross_entropy(hidden, weight, labels, 20)
+    gradients = torch.autograd.grad(whole, (hidden, weight))
+    monkeypatch.setattr(loss_module, "PIECE_BYTES", 1)
+    monkeypatch.setattr(loss_module, "PIECE_ROWS", 3)
+    parts, _ = cross_entropy(hidden, weight, labels, 20)
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
+    for ours, expected in zip(torch.autograd.grad(parts, (hidden, weight)), gradients):
+        assert torch.equal(ours, expected)
+
+
+def test_a_label_too_unlikely_for_fp32_has_a_finite_loss() -> None:
+    weight = torch.tensor([[1.0], [-1.0], [0.5]])
+    hidden, labels = torch.tensor([[300.0], [-200.0]]), torch.tensor([1, 0])
+    found, _ = cross_entropy(hidden, weight, labels)
+    assert float(found) == float(F.cross_entropy(hidden @ weight.T, labels, reduction="sum")) == 1000.0
 
 
 def test_gradients_pass_gradcheck() -> None:
