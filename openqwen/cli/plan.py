@@ -161,6 +161,12 @@ def length_of(text: str) -> int:
 
 def check(config: PretrainConfig, devices: int, mfu: float | None, on: Hardware | None) -> None:
     """Flags that contradict each other or the settings."""
+    if config.compile:
+        raise UsageError(
+            "what generated code keeps in memory is not counted",
+            where="compile",
+            fix="plan with --compile false; generated code has needed less so far, not more",
+        )
     if not 1 <= devices <= config.batch_size:
         raise UsageError(
             f"--devices {devices}: a step has {config.batch_size} sequences, at least one for each device",

@@ -30,7 +30,16 @@ from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.core.metrics import Metrics, read_metrics
 
 # What a run leaves beside its result. Not part of the artefact's identity: times and logs differ between reruns.
-_SIDE_FILES = {"STARTED", "manifest.json", "origin.json", "metrics.jsonl", "log.txt", "DONE", ".lock"}
+_SIDE_FILES = {
+    "STARTED",
+    "manifest.json",
+    "origin.json",
+    "metrics.jsonl",
+    "throughput.jsonl",
+    "log.txt",
+    "DONE",
+    ".lock",
+}
 _SIDE_DIRS = {"checkpoints"}
 
 
@@ -249,12 +258,12 @@ class Run:
     seed: int | None = None
     _facts: dict[str, Any] = field(default_factory=dict)
     _began: float = field(default_factory=time.time)
-    _metrics: Metrics | None = None
+    _metrics: list[Metrics] = field(default_factory=list)
 
-    def open_metrics(self, resume_step: int | None = None) -> Metrics:
-        """metrics.jsonl, truncated to `resume_step` (None: begun anew)."""
-        self._metrics = Metrics(self.path / "metrics.jsonl", resume_step)
-        return self._metrics
+    def open_metrics(self, resume_step: int | None = None, name: str = "metrics.jsonl") -> Metrics:
+        """A file of records, truncated to `resume_step` (None: begun anew)."""
+        self._metrics.append(Metrics(self.path / name, resume_step))
+        return self._metrics[-1]
 
     def fact(self, **values: Any) -> None:
         """Adds results worth finding in the manifest (counts, final scores). Must be JSON."""
@@ -273,8 +282,8 @@ class Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def _finish(self) -> Artifact:
-        if self._metrics is not None:
-            self._metrics.close()
+        for file in self._metrics:
+            file.close()
         outputs = output_hashes(self.path)
         content = digest(
             {"kind": self.kind, "outputs": {k: v for k, v in outputs.items() if k != "config.toml"}}

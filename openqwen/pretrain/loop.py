@@ -26,15 +26,18 @@ from openqwen.pretrain.heldout import HeldOut, bits_per_byte, held_out
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
 from openqwen.train import checkpoint, distributed, lora, precision
+from openqwen.train.compiled import compile_blocks
 from openqwen.train.distributed import GradientTree, World, shard_seed
 from openqwen.train.flops import flops_per_token
 from openqwen.train.loader import batch_at, num_pieces
 from openqwen.train.loss import cross_entropy
+from openqwen.train.memory import keep_freed_memory
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.sample import greedy
 from openqwen.train.schedule import lr_at, set_lr
 from openqwen.train.signals import stop_on_signal
 from openqwen.train.step import Guard, clip_and_step
+from openqwen.train.throughput import Throughput
 
 
 def run(resolved: Resolved[PretrainConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -91,7 +94,10 @@ def train(
     device, parallel = world.device, config.parallel
     dtype = precision.pick_dtype(config.precision, device)
     precision.deterministic(config.seed)
+    keep_freed_memory()
     model = begin(config, tokenizer, base).to(device).train()
+    if config.compile:
+        compile_blocks(model.blocks)
     distributed.prepare(model, model.blocks, parallel, dtype)
     gradients = GradientTree(model, parallel)
     own, shards = distributed.local_parts(parallel, world)
@@ -102,6 +108,10 @@ def train(
     modules, optimizers = {"model": lora.trained(model)}, {"adamw": optimizer}
     state = checkpoint.load_latest(stage.checkpoints, modules, optimizers, world=world)
     metrics = stage.open_metrics(state["step"] if state else None)
+    speeds = stage.open_metrics(state["step"] if state else None, "throughput.jsonl")
+    # Not known with adapters: a step computes no gradients of frozen matrices.
+    flops = flops_per_token(model.config, config.context) if config.lora is None else None
+    speed = Throughput(flops, dtype, device, world.size)
     if state is None:
         bits = bits_per_byte(model, text, config.micro_batch, dtype)
         metrics.write(0, valid_bits_per_byte=bits)
@@ -138,11 +148,14 @@ def train(
                 norm = clip_and_step(optimizer, loss, config.optim, guard, step=step)
                 stopping = world.any(bool(stop))
             # ---------------------------------------------------------------------------------------------------
-            seconds += time.perf_counter() - clock
+            took = time.perf_counter() - clock
+            seconds += took
             done = step + 1
-            bar.update(done, tokens=config.batch_tokens, loss=float(loss), lr=lr)
+            speed.add(config.batch_tokens, took)
+            bar.update(done, tokens=config.batch_tokens, loss=float(loss), lr=lr, **speed.shown())
             if done % config.log_interval == 0 or done == config.steps:
                 metrics.write(done, loss=float(loss), lr=lr, grad_norm=norm, skipped=guard.skipped)
+                speeds.write(done, **speed.reading())
             if done % config.eval_interval == 0 or done == config.steps:
                 bits = bits_per_byte(model, text, config.micro_batch, dtype)
                 metrics.write(done, valid_bits_per_byte=bits)
@@ -174,10 +187,7 @@ def train(
         tokens_seen=config.steps * config.batch_tokens,
         tokens_per_epoch=len(tokens),
         tokens_per_second=rate,
-        # Not counted with adapters: a step computes no gradients of frozen matrices.
-        flops_per_second=rate * flops_per_token(model.config, config.context)
-        if rate and config.lora is None
-        else None,
+        flops_per_second=rate * flops if rate and flops else None,
         skipped_steps=guard.skipped,
         checkpoint=checkpoint.hashes(stage.checkpoints),
     )

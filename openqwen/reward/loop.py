@@ -28,6 +28,7 @@ from openqwen.reward.config import RewardConfig
 from openqwen.reward.data import Pair, Pairs, batch_at, read_pairs, steps_per_epoch
 from openqwen.tokenizer import load_tokenizer
 from openqwen.train import checkpoint
+from openqwen.train.memory import keep_freed_memory
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.padding import at_end, right_pad
 from openqwen.train.precision import autocast, deterministic, pick_device, pick_dtype
@@ -46,6 +47,7 @@ def run(resolved: Resolved[RewardConfig], inputs: dict[str, Path], out: Path) ->
         assert isinstance(source, Artifact)
         config = resolved.config
         deterministic(config.seed)
+        keep_freed_memory()
         tokenizer = load_tokenizer(source.path)
         train = read_pairs(inputs["pairs"], tokenizer, config.max_length, config.max_skipped)
         heldout = read_pairs(inputs["heldout"], tokenizer, config.max_length, config.max_skipped)

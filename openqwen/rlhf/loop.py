@@ -51,6 +51,7 @@ from openqwen.rlhf.update import (
 )
 from openqwen.rlhf.watchdog import findings, repetition
 from openqwen.train import checkpoint
+from openqwen.train.memory import keep_freed_memory
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.precision import deterministic
 from openqwen.train.signals import stop_on_signal
@@ -65,6 +66,7 @@ def run(resolved: Resolved[PPOConfig], inputs: dict[str, Path], out: Path) -> Ar
     config = resolved.config
     with stage_run(out, "model", resolved, opened) as stage:
         deterministic(config.seed)
+        keep_freed_memory()
         models = load_models(inputs["policy"], inputs["reward"], config.precision)
         tokens = open_tokens(inputs["tokens"])
         check_inputs(models, tokens, config)

@@ -38,6 +38,7 @@ from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
 from openqwen.train import checkpoint, lora, precision
 from openqwen.train.loss import IGNORE, cross_entropy
+from openqwen.train.memory import keep_freed_memory
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.sample import greedy
 from openqwen.train.schedule import lr_at, set_lr
@@ -77,6 +78,7 @@ def train(
     device = precision.pick_device()
     dtype = precision.pick_dtype(config.precision, device)
     precision.deterministic(config.seed)
+    keep_freed_memory()
     model = lora.load_base(base, config.lora, config.seed, config.dropout, device).train()
     model.config = model.config.model_copy(
         update={"max_length": max(model.config.max_length, config.max_length)}

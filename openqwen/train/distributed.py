@@ -170,7 +170,7 @@ def join(timeout: float) -> Iterator[World]:
 class Follower(Run):
     """The stage of a process that is not the main one: it knows the folder and writes nothing."""
 
-    def open_metrics(self, resume_step: int | None = None) -> Any:
+    def open_metrics(self, resume_step: int | None = None, name: str = "") -> Any:
         return _NoMetrics()
 
     def log(self, text: str) -> None:

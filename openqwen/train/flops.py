@@ -76,7 +76,10 @@ def measured_peak(
     """This machine's rate for square matrix products, FLOP per second: the yardstick where no data sheet is at hand."""
     import torch
 
-    a = torch.randn(size, size, device=device).to(dtype)
+    generator = torch.Generator(device).manual_seed(
+        0
+    )  # a run's own numbers do not depend on this measurement
+    a = torch.randn(size, size, device=device, generator=generator).to(dtype)
     synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -213,6 +213,11 @@ def test_wrong_input_is_one_clear_error(name: str, capsys: pytest.CaptureFixture
     )
 
 
+def test_compiled_blocks_are_not_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "qwen-1.8b", "--compile", "true"]) == 2
+    assert "generated code" in capsys.readouterr().err
+
+
 def test_a_recipe_that_does_not_pretrain_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openqwen.core.config import Resolved, resolve, rows
@@ -77,6 +77,7 @@ SAYS = {" # ours": "ours", "# report §2.4: b": "report §2.4"}
 
 
 @given(st.dictionaries(KEYS, st.dictionaries(KEYS, st.tuples(VALUES, COMMENTS), max_size=3), max_size=3))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_document_is_read_as_toml_reads_it(tables: dict[str, dict[str, Any]]) -> None:
     lines, expected = [], {}
     for table, values in tables.items():

@@ -12,10 +12,12 @@ import pytest
 import tiny_artefacts as tiny
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounter
 
 from openqwen.core.artifact import find, load
 from openqwen.core.config import Resolved, fields_without_source, resolve
 from openqwen.core.errors import DataError, UsageError
+from openqwen.core.metrics import read_metrics
 from openqwen.core.shards import open_tokens
 from openqwen.model.qwen import Qwen
 from openqwen.model.weights import load_model
@@ -140,6 +142,27 @@ def test_sigterm_saves_and_exits_130(inputs: dict[str, Path], tmp_path: Path) ->
     assert "stopped by SIGTERM" in said and "to continue" in said
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert (out / "checkpoints" / f"step-{last:08d}").is_dir()
+
+
+def test_speed_and_memory_stand_beside_the_metrics(uninterrupted: Path) -> None:
+    records = read_metrics(uninterrupted / "throughput.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 31))
+    assert all(record["tokens_per_second"] > 0 and 0 < record["mfu"] < 1 for record in records)
+    assert all(record["memory"] > 50 << 20 for record in records)  # torch alone takes more
+    assert "throughput.jsonl" not in load(uninterrupted, "model").manifest["outputs"]
+
+
+def test_compiled_blocks_train_the_same_model(
+    inputs: dict[str, Path], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    counter, plain = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: plain(function, backend=counter))
+    monkeypatch.setattr("openqwen.train.compiled._try_compiler", lambda: None)
+    run(config(compile=True), inputs, tmp_path / "base")
+    assert counter.frame_count > 0
+    for file in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "base" / file).read_bytes() == (uninterrupted / file).read_bytes()
 
 
 def test_micro_batches_do_not_change_the_result(inputs: dict[str, Path], tmp_path: Path) -> None:
