@@ -380,7 +380,7 @@ class Autograd:
         if first is None:
             return second
         slots[place] = None
-        return first if _only(first.memory) else self.new(first.size, first.item)
+        return first if _only_reference(first) else self.new(first.size, first.item)
 
     def _keep(self, w: Weight, gradient: Tensor) -> None:
         """Becomes the weight's gradient, or is added to the one that is there."""
@@ -396,9 +396,12 @@ def given(grads: Gradients) -> Tensor:
     return gradient
 
 
-def _only(memory: Memory) -> bool:
-    """Whether one tensor alone refers to the memory: it, and the two names of this call."""
-    return sys.getrefcount(memory) == 3
+def _only_reference(tensor: Tensor) -> bool:
+    """Whether nothing else refers to a tensor's memory. What the interpreter itself adds, another shows."""
+    return sys.getrefcount(tensor.memory) == sys.getrefcount(_ALONE.memory)
+
+
+_ALONE = Tensor(Memory(Tape(), 0, "temporary"), 0, FP32)
 
 
 def _consumers(root: Node) -> dict[Node, int]:
