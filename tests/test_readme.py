@@ -107,6 +107,12 @@ def settings_have_sources(command: str, folder: Path) -> None:
     assert re.search(r"recipe tour, line \d+\s*$", shown, re.MULTILINE)  # and who set what is not the default
 
 
+def recipe_has_sources(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert re.search(r"^optim\.lr +0\.0003 +report Table 1 ", shown, re.MULTILINE)
+    assert re.search(r"^model\.hidden_size +4096 +report", shown, re.MULTILINE)
+
+
 def documents_become_a_corpus(command: str, folder: Path) -> None:
     pages = folder / "pages"
     pages.mkdir()
@@ -153,6 +159,12 @@ def family_tree_is_shown(command: str, folder: Path) -> None:
 def table_has_both_origins(command: str, folder: Path) -> None:
     shown = output(command, folder)
     assert "published" in shown and "ours" in shown and "74.78" in shown
+
+
+def curves_are_drawn(command: str, folder: Path) -> None:
+    output(command, folder)
+    page = (folder / "out" / "page" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") > 5 and "tokens" in page
 
 
 def chat_answers(command: str, folder: Path) -> None:
@@ -202,6 +214,7 @@ ALONE: dict[str, Check] = {
     "openqwen --help": every_command_is_listed,
     "openqwen tour --plan": plan_names_every_step,
     "openqwen config show ppo --recipe tour": settings_have_sources,
+    "openqwen show qwen-7b": recipe_has_sources,
     "openqwen data build --input PATH --out out/corpus": documents_become_a_corpus,
     "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
@@ -211,6 +224,7 @@ ALONE: dict[str, Check] = {
 AFTER_A_TOUR: dict[str, Check] = {
     "openqwen show out/tour/rlhf": family_tree_is_shown,
     "openqwen table 4": table_has_both_origins,
+    "openqwen report out/tour --out out/page": curves_are_drawn,
     "openqwen export out/tour/rlhf --format qwen2 --out qwen2": model_is_exported,
     "openqwen chat out/tour/rlhf": chat_answers,
     "openqwen serve out/tour/rlhf": server_answers,
