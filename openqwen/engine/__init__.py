@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from openqwen.engine.constraint import Constraint
 from openqwen.engine.sampling import Sampling
 
 if TYPE_CHECKING:
     from openqwen.engine.engine import Engine
     from openqwen.engine.sequence import Completion, Update
 
-__all__ = ["Completion", "Engine", "Sampling", "Update"]
+__all__ = ["Completion", "Constraint", "Engine", "Sampling", "Update"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,8 +20,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from openqwen.chat import chatml
 from openqwen.core.errors import DataError, UsageError
+from openqwen.engine import native
 from openqwen.engine.deterministic import BatchInvariant
+from openqwen.engine.fast import decode
+from openqwen.engine.guide import Grammars
 from openqwen.engine.sampler import Draw, Rows, alternatives, penalise, sample
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.scheduler import Piece, Scheduler
@@ -42,6 +46,7 @@ class Engine:
 
     max_batch: sequences at once. budget: prompt tokens a step. max_length: longest prompt + reply; None: no limit.
     mode: what a reply does that grows beyond a chunk of dynamic NTK (see model/cache.py).
+    compiled: decode few rows on a CPU by compiled code (native.py). MissingTool without a C++ compiler.
     Not thread-safe: one thread owns it.
     """
 
@@ -55,6 +60,7 @@ class Engine:
         max_length: int | None = None,
         deterministic: bool = False,
         mode: DecodeMode = "exact",
+        compiled: bool = False,
     ) -> None:
         if model.config.vocab_size < tokenizer.vocab_size:
             raise DataError(
@@ -64,9 +70,15 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.max_length, self.deterministic = max_batch, max_length, deterministic
         self.mode = mode
-        self.end_ids = frozenset((tokenizer.eos_id, tokenizer.im_end_id, tokenizer.im_start_id))
+        self.end_ids = frozenset(chatml.stop_ids(tokenizer))
+        self.compiled = compiled
+        if compiled:
+            if deterministic:
+                raise UsageError("compiled decoding has other last bits than deterministic arithmetic")
+            native.library()  # an error now, not in the first step
         self._slots: Slots | None = None
-        self.scheduler = Scheduler(max_batch, budget, self._swap, self._claim)
+        self._grammars: Grammars | None = None
+        self.scheduler = Scheduler(max_batch, budget, self._swap, self._claim, self._shares)
         self._requests: dict[int, Sequence] = {}
         self._next = 0
         self._rows: tuple[list[Sequence], Rows] | None = None
@@ -95,7 +107,9 @@ class Engine:
             order = [self.submit(p, s, extension=e) for p, s, e in zip(prompts, settings, ways)]
             done: dict[int, Completion] = {}
             while self.scheduler:
-                done.update((u.request, u.completion) for u in self.step() if u.completion is not None)
+                for update in self.step():
+                    if update.completion is not None:
+                        done[update.request] = _sound(update.completion)
         return [done[request] for request in order]
 
     def stream(self, prompt: Prompt, sampling: Sampling, *, remember: bool = False) -> Iterator[Update]:
@@ -107,7 +121,10 @@ class Engine:
             request = self.submit(prompt, sampling, stream=True)
             try:
                 while request in self._requests:
-                    yield from self.step()
+                    for update in self.step():
+                        if update.completion is not None:
+                            _sound(update.completion)
+                        yield update
             finally:
                 self.cancel(request)
 
@@ -126,13 +143,18 @@ class Engine:
         stream: bool = False,
         extension: Extension | None = None,
     ) -> int:
-        """Queues a request and returns its number. stream: updates carry text. extension: None is the checkpoint's."""
+        """Queues a request and returns its number. stream: updates carry text. extension: None is the checkpoint's.
+
+        A constraint is compiled here, unless `grammars.compile` has done it before, in whatever thread.
+        """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         way = self.model.config.extension if extension is None else extension
         self._check(ids, sampling, way)
         stop_ids = self.end_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
         text = TextStream(self.tokenizer, sampling.stop) if stream or sampling.stop else None
         sequence = Sequence(self._next, ids, sampling, stop_ids, text, way)
+        if sampling.constraint is not None:
+            sequence.guide = self.grammars.start(sampling.constraint, stop_ids)
         if sampling.penalised:
             sequence.seen = torch.zeros(self.tokenizer.vocab_size, dtype=torch.bool, device=self.device)
             sequence.seen[ids] = True
@@ -176,6 +198,13 @@ class Engine:
             self._slots.forget(len(self.scheduler.running))
 
     @property
+    def grammars(self) -> Grammars:
+        """What compiles constraints; made on first use. MissingTool without llguidance."""
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer)
+        return self._grammars
+
+    @property
     def device(self) -> torch.device:
         return self.model.embed.weight.device
 
@@ -186,7 +215,9 @@ class Engine:
         ids = torch.tensor([s.ids[-1] for s in sequences], device=self.device)[:, None]  # (B, 1)
         rows = self._cache().select(range(len(sequences)))
         self.tokens_computed += len(sequences)
-        return self.model.hidden(ids, cache=rows)[:, 0]
+        if self.deterministic:
+            return self.model.hidden(ids, cache=rows)[:, 0]
+        return decode(self.model, ids, rows, self.compiled)
 
     def _prefill(self, pieces: list[Piece]) -> tuple[Tensor, list[Sequence]]:
         """Feeds pieces of prompts; hidden states (b, C) at the last token of the prompts now complete."""
@@ -221,17 +252,17 @@ class Engine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """(N, C) -> (N, V) float32, without the rows that the embedding is padded with."""
-        return self.model.head(hidden)[:, : self.tokenizer.vocab_size].float()
+        head = self.model.head
+        if self.compiled and native.reads(head, hidden):
+            return native.product(hidden, head.weight)[:, : self.tokenizer.vocab_size]
+        return head(hidden)[:, : self.tokenizer.vocab_size].float()
 
     def _draw(self, hidden: Tensor, sequences: list[Sequence]) -> list[Update]:
         """Draws a token for each of the sequences whose last hidden state is given, (B, C)."""
-        scored = [i for i, s in enumerate(sequences) if s.sampling.max_tokens == 0]
-        if scored:  # only the prompt was wanted
-            kept = [i for i, s in enumerate(sequences) if s.sampling.max_tokens > 0]
-            ended = [sequences[i] for i in scored]
-            for sequence in ended:
-                sequence.finish_reason = "length"
-            updates = [Update(s.request, completion=self._finish(s)) for s in ended]
+        undrawn = [s for s in sequences if self._ends_undrawn(s)]
+        if undrawn:
+            kept = [i for i, s in enumerate(sequences) if s.finish_reason is None]
+            updates = [Update(s.request, completion=self._finish(s)) for s in undrawn]
             return updates + (self._draw(hidden[kept], [sequences[i] for i in kept]) if kept else [])
         logits = raw = self._logits(hidden)
         if self._rows is None or self._rows[0] != sequences:
@@ -240,8 +271,29 @@ class Engine:
         rows = self._rows[1]
         if rows.penalised:
             logits = self._penalise(logits, rows, sequences)
+        if any(s.guide is not None for s in sequences):
+            logits = self._constrain(logits, sequences)
         drawn = sample(logits, rows, torch.tensor([len(s.ids) for s in sequences], device=logits.device))
         return self._take(drawn, raw, sequences)
+
+    @staticmethod
+    def _ends_undrawn(sequence: Sequence) -> bool:
+        """Whether it ends here: only its prompt was wanted, or its constraint has become too complex."""
+        if sequence.sampling.max_tokens == 0:
+            sequence.finish_reason = "length"
+        elif sequence.guide is not None and (error := sequence.guide.failure()) is not None:
+            sequence.finish_reason, sequence.error = "error", error
+            if sequence.text is not None:
+                sequence.text.finish()
+        return sequence.finish_reason is not None
+
+    @staticmethod
+    def _constrain(logits: Tensor, sequences: list[Sequence]) -> Tensor:
+        """Logits (B, V) of rows with a constraint: minus infinity where it allows no token."""
+        guided = {i: s.guide.mask() for i, s in enumerate(sequences) if s.guide is not None}
+        which = torch.tensor(list(guided), device=logits.device)  # (b,)
+        allowed = torch.stack(list(guided.values())).to(logits.device)  # (b, V)
+        return logits.index_copy(0, which, logits[which].masked_fill(~allowed, -torch.inf))
 
     def _penalise(self, logits: Tensor, rows: Rows, sequences: list[Sequence]) -> Tensor:
         some = [s for s in sequences if s.seen is not None]
@@ -283,6 +335,7 @@ class Engine:
             support=sequence.support if settings.support else None,
             stop=sequence.stop,
             reused=sequence.reused,
+            error=sequence.error,
         )
 
     def _text(self, sequence: Sequence) -> str:
@@ -346,6 +399,9 @@ class Engine:
         reuse = sequence.sampling.prompt_logprobs is None  # else every prompt token must be computed
         return self._ensure_slots().claim(sequence.prompt, sequence.extension, row, reuse)
 
+    def _shares(self, sequence: Sequence, other: Sequence) -> bool:
+        return self._ensure_slots().shares(sequence.extension, len(sequence.prompt), len(other.prompt))
+
     @contextmanager
     def _call(self, remember: bool = False) -> Iterator[None]:
         """A call that drives the steps itself: the engine must be idle, and the weights may have changed."""
@@ -371,6 +427,12 @@ def _in_evaluation(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train()
+
+
+def _sound(completion: Completion) -> Completion:
+    if completion.error is not None:
+        raise completion.error
+    return completion
 
 
 def token_scores(logits: Tensor, chosen: list[int], count: int) -> list[TokenScore]:

@@ -1,7 +1,7 @@
 """How the next token is chosen: one frozen, torch-free record per request.
 
 Report §3.2.2 (top-p 0.9 for PPO's rollouts); everything else ours. Order of application: repetition, presence
-and frequency penalties, logit bias, temperature, top-k, top-p on what top-k left, min-p.
+and frequency penalties, what the constraint allows, logit bias, temperature, top-k, top-p on what top-k left, min-p.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from openqwen.core.errors import UsageError
+from openqwen.engine.constraint import Constraint
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1000
@@ -29,6 +30,7 @@ class Sampling:
     prompt_logprobs: the same for the prompt's tokens. support: return the ids each token was drawn from.
     repetition_penalty divides positive and multiplies negative logits of tokens already in prompt or reply;
     presence_penalty and frequency_penalty are subtracted for tokens in the reply (once; per occurrence).
+    constraint: the form of the whole reply (JSON schema, regex, choice). It ends where nothing more can follow.
     """
 
     temperature: float = 1.0
@@ -46,6 +48,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.stop_ids is not None:

@@ -30,6 +30,7 @@ class Scheduler:
     """Queues and order. Rows of the cache are moved through the two callbacks, so order and rows never differ.
 
     swap(a, b): exchange two rows. claim(prompt, row): prepare a free row, return how many tokens it reuses.
+    shares(a, b): whether a can begin from what will be held of b when b's prompt is computed.
     """
 
     def __init__(
@@ -38,12 +39,13 @@ class Scheduler:
         budget: int,
         swap: Callable[[int, int], None],
         claim: Callable[[Sequence, int], int],
+        shares: Callable[[Sequence, Sequence], bool],
     ) -> None:
         self.max_batch, self.budget = max_batch, budget
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.decoding = 0  # the first so many of `running` have their whole prompt in the cache
-        self._swap_rows, self._claim = swap, claim
+        self._swap_rows, self._claim, self._shares = swap, claim, shares
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -63,7 +65,7 @@ class Scheduler:
     def _worth_waiting(self, sequence: Sequence) -> bool:
         """Whether a prompt being computed now will soon offer a long beginning that is not yet in the cache."""
         for other in self.running[self.decoding :]:
-            if sequence.extension != other.extension:
+            if sequence.extension != other.extension or not self._shares(sequence, other):
                 continue
             common = common_prefix(sequence.prompt, other.prompt)
             if min(common, len(sequence.prompt) - 1) - other.fed >= SHARE:

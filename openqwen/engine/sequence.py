@@ -10,11 +10,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from openqwen.core.errors import UsageError
+from openqwen.engine.guide import Guide
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.text import TextStream
 from openqwen.model.config import Extension
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Completion:
 
     logprobs: log-probability of each id under the truncated distribution it was drawn from (0 when greedy).
     scores, prompt_scores: what Sampling.logprobs and prompt_logprobs asked for; the prompt's first token has none.
-    support: for each id the ids that could have been drawn, when asked for. stop: the id or string that ended it.
+    support: for each id the ids that could have been drawn, when asked for. stop: the id or string that ended it;
+    None with finish_reason "stop": the constraint was fulfilled and nothing could follow.
     """
 
     ids: list[int]
@@ -45,6 +48,7 @@ class Completion:
     support: list[Tensor] | None = None
     stop: int | str | None = None
     reused: int = 0  # prompt tokens whose keys and values were already there
+    error: UsageError | None = None  # why it could not go on; finish_reason is "error"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Sequence:
     stop_ids: frozenset[int]
     text: TextStream | None
     extension: Extension
+    guide: Guide | None = None
     fed: int = 0
     reused: int = 0
     ids: list[int] = field(default_factory=list)
@@ -79,6 +84,7 @@ class Sequence:
     counts: Tensor | None = None  # (V,) float32: occurrences in the reply
     finish_reason: FinishReason | None = None
     stop: int | str | None = None
+    error: UsageError | None = None
 
     @property
     def missing(self) -> int:
@@ -99,10 +105,12 @@ class Sequence:
             delta = self.text.push(token)
             if self.text.stopped is not None:
                 self.finish_reason, self.stop = "stop", self.text.stopped
+        if self.finish_reason is None and self.guide is not None and self.guide.take(token):
+            self.finish_reason = "stop"
         if self.finish_reason is None and len(self.ids) >= self.sampling.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None and self.text is not None:
             delta += self.text.finish()
-            if self.text.stopped is not None and self.finish_reason == "length":
+            if self.text.stopped is not None and self.stop is None:
                 self.finish_reason, self.stop = "stop", self.text.stopped
         return delta

@@ -86,6 +86,13 @@ class Slots:
         crosses = crosses_chunk(cache.config, extension, cache.rope_lengths[row], length)
         return 0 if crosses else common
 
+    def shares(self, extension: Extension, length: int, other: int) -> bool:
+        """Whether a prompt of `length` can begin from a cut of a row that holds a whole prompt of `other` tokens."""
+        windows = [window for window in self.cache.rings(extension) if window is not None]
+        if other > min(windows, default=other):
+            return False
+        return not crosses_chunk(self.cache.config, extension, other, length)
+
     def forget(self, running: int = 0) -> None:
         """Frees every row that no running sequence holds."""
         for row in range(running, self.cache.num_rows):

@@ -35,10 +35,12 @@ from torch import Tensor
 
 from openqwen.model.config import DecodeMode, Extension, ModelConfig
 from openqwen.model.context import (
+    LayerContext,
     Sight,
     binding_windows,
     crosses_chunk,
     is_right_padded,
+    layer_contexts,
     sight_in_order,
     visible,
 )
@@ -155,6 +157,11 @@ class KVCache:
     def num_bytes(self) -> int:
         """Bytes set aside for keys and values."""
         return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
+
+
+def _rounded(new: Tensor, store: Tensor) -> Tensor:
+    """What the store will hand back of `new`: a query sees the same key in any company."""
+    return new.to(store.dtype).to(new.dtype)
 
 
 def _doubled(room: int, needed: int) -> int:
@@ -283,6 +290,14 @@ class CacheRows:
         cache.ids.view(-1)[lines.to(cache.ids.device)] = flat.to(cache.ids.device)
         return self.plan
 
+    def contexts(self, ids: Tensor, mask: Tensor | None) -> list[LayerContext]:
+        """`begin`, and what each layer must know about the positions."""
+        plan = self.begin(ids, mask)
+        lengths = torch.tensor(self.rope_lengths, device=ids.device)[:, None]  # (B, 1)
+        return layer_contexts(
+            self.cache.config, self.extension, plan.positions, lengths, plan.reach, self.sight
+        )
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Stores the new keys and values (B, T, K, D) of a layer; returns those `sight` tells of, (B, K, S, D) each."""
         plan, cache = self.plan, self.cache
@@ -291,15 +306,17 @@ class CacheRows:
         if plan.fresh:
             for store, new in stores:
                 self._store(store, new, ring)
-            return key.transpose(1, 2), value.transpose(1, 2)  # (B, K, T, D)
+            return _rounded(key, stores[0][0]).transpose(1, 2), _rounded(value, stores[1][0]).transpose(1, 2)
         if ring is None or plan.single:
             for store, new in stores:
                 self._store(store, new, ring)
-            return self._stored(stores[0][0], ring), self._stored(stores[1][0], ring)
+            return self._stored(stores[0][0], ring).to(key.dtype), self._stored(stores[1][0], ring).to(
+                key.dtype
+            )
         seen = []
         for store, new in stores:
-            past = self._past(store, ring)  # read before the new tokens take the slots
-            seen.append(torch.cat((past, new.transpose(1, 2).to(store.dtype)), 2))  # (B, K, P + T, D)
+            past = self._past(store, ring).to(new.dtype)  # read before the new tokens take the slots
+            seen.append(torch.cat((past, _rounded(new, store).transpose(1, 2)), 2))  # (B, K, P + T, D)
             self._store(store, new, ring)
         return seen[0], seen[1]
 

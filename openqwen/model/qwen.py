@@ -198,11 +198,7 @@ class Qwen(nn.Module):
         """What each layer must know about positions, by the cheapest way that is right for the arguments."""
         T, device = ids.shape[1], ids.device
         if rows is not None:
-            plan = rows.begin(ids, mask)
-            lengths = torch.tensor(rows.rope_lengths, device=device)[:, None]  # (B, 1)
-            return layer_contexts(
-                self.config, rows.extension, plan.positions, lengths, plan.reach, rows.sight
-            )
+            return rows.contexts(ids, mask)
         seen = None
         if segments is not None:
             positions, lengths = segment_positions(segments)  # (B, T) each

@@ -24,9 +24,13 @@ def tiny(vocab_size: int, **changes: object) -> Qwen:
     config = ModelConfig(
         vocab_size=vocab_size, hidden_size=64, num_layers=2, num_heads=4, max_length=128, **changes
     )
+    return sharpened(config)
+
+
+def sharpened(config: ModelConfig) -> Qwen:
+    """Larger weights than at initialisation: otherwise greedy repeats one token and tests see nothing."""
     model = Qwen(config)
     model.init_weights(3)
-    # Larger weights than at initialisation: otherwise greedy repeats one token and tests see nothing.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from openqwen.core.errors import DataError, UsageError
-from openqwen.engine import Completion, Engine, Sampling
+from openqwen.engine import Engine, Sampling
 from openqwen.model import Extension, KVCache
 
 GREEDY = Sampling(temperature=0, max_tokens=20, stop_ids=())
@@ -111,57 +111,6 @@ WAYS: tuple[Extension | None, ...] = (
 )
 
 
-@pytest.mark.parametrize("ways", [WAYS[:1], WAYS], ids=["one extension", "mixed extensions"])
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_any_schedule_gives_the_same_tokens(model, tokenizer, deterministic, ways):
-    """Random arrivals, cancellations, budgets and batch sizes; shared beginnings; greedy and seeded."""
-    texts = prompts(16, seed=8, longest=60)
-    extensions = [ways[i % len(ways)] for i in range(16)]
-    if len(ways) > 1:  # some begin or end beyond the training length of 128
-        texts[5:9] = [texts[i] * (1 + 125 // len(texts[i])) for i in range(5, 9)]
-    for i in range(0, 16, 3):  # beginnings in common, so that rows are reused
-        texts[i] = texts[0][:50] + texts[i][:10]
-    settings = [
-        Sampling(temperature=(0.0, 1.0)[i % 2], top_p=0.9, seed=i, max_tokens=4 + i % 9, stop_ids=())
-        for i in range(16)
-    ]
-    reference = Engine(model, tokenizer, deterministic=deterministic)
-    alone = [reference.generate([p], [s], extension=e)[0] for p, s, e in zip(texts, settings, extensions)]
-    for seed in range(12 if deterministic else 50):
-        done = run_schedule(model, tokenizer, texts, settings, extensions, seed, deterministic)
-        for i, reply in done.items():
-            if reply.finish_reason == "cancelled":
-                assert reply.ids == alone[i].ids[: len(reply.ids)]
-            else:
-                assert reply.ids == alone[i].ids, f"schedule {seed}, request {i}"
-                if deterministic:
-                    assert reply.logprobs == alone[i].logprobs  # bit for bit
-
-
-def run_schedule(model, tokenizer, texts, settings, extensions, seed, deterministic) -> dict[int, Completion]:
-    draw = random.Random(seed)
-    engine = Engine(model, tokenizer, max_batch=draw.randint(1, 9), deterministic=deterministic)
-    waiting = list(range(len(texts)))
-    draw.shuffle(waiting)
-    numbers: dict[int, int] = {}
-    done: dict[int, Completion] = {}
-    while waiting or engine.scheduler:
-        engine.scheduler.budget = draw.choice([1, 5, 17, 64, 500])
-        for _ in range(draw.randint(0, 4)):
-            if waiting:
-                i = waiting.pop()
-                numbers[engine.submit(texts[i], settings[i], extension=extensions[i])] = i
-        if numbers and draw.random() < 0.05:
-            number = draw.choice(list(numbers))
-            if (ended := engine.cancel(number)) is not None:
-                done[numbers[number]] = ended
-        for update in engine.step():
-            if update.completion is not None:
-                done[numbers[update.request]] = update.completion
-    assert sorted(done) == list(range(len(texts)))
-    return done
-
-
 def test_shared_beginnings_are_computed_once(model, tokenizer):
     header = list(range(65, 165))
     texts = [[*header, i] for i in range(20)]
@@ -169,6 +118,21 @@ def test_shared_beginnings_are_computed_once(model, tokenizer):
     replies = engine.generate(texts, Sampling(temperature=0, max_tokens=2, stop_ids=()))
     assert sum(r.reused for r in replies) == 19 * 100
     assert engine.tokens_computed == 100 + 20 + 20
+
+
+@pytest.mark.parametrize(("windows", "steps"), [(None, 2), ((60, 90), 1), ((120, 120), 2)])
+def test_a_prompt_waits_for_an_equal_beginning_only_if_it_can_have_it(model, tokenizer, windows, steps):
+    """A window that has let keys go leaves nothing to begin from."""
+    engine = Engine(model, tokenizer)
+    for last in (1, 2):
+        way = Extension(windows=windows)
+        engine.submit([*range(100), last], Sampling(temperature=0, max_tokens=2, stop_ids=()), extension=way)
+    first: dict[int, int] = {}
+    for step in range(1, 5):
+        for update in engine.step():
+            first.setdefault(update.request, step)
+    assert first == {0: 1, 1: steps}
+    assert engine.tokens_reused == (100 if steps == 2 else 0)
 
 
 def test_changed_weights_are_seen(model, tokenizer):

@@ -171,6 +171,35 @@ def test_where_keys_were_let_go_one_token_can_be_taken_back(small):
     close(logits, small(ids[:, :30], extension=SHORT)[0, 19:])
 
 
+@torch.inference_mode()
+def test_a_call_that_brings_a_row_nothing_changes_nothing(small):
+    """Also how far it may be cut: the slot that a token taken back has used stays used."""
+    ids = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(7))
+    cache = KVCache(small.config, 2, extension=SHORT)
+    small(ids, cache=cache)
+    cache.truncate(0, 19)
+    small(ids[:, :2], torch.tensor([[False, False], [True, True]]), cache=cache)
+    assert cache.lengths == [19, 22] and cache.shortest(0) == 19
+    close(small(ids[:1, 19:], cache=cache.select([0]))[0], small(ids[:1], extension=SHORT)[0, 19:])
+
+
+@pytest.mark.parametrize("extension", [NTK, ALL], ids=["ntk+logn", "all"])
+@torch.inference_mode()
+def test_a_cache_of_another_dtype_sees_its_keys_the_same_in_any_pieces(small, extension):
+    ids = torch.randint(0, 61, (2, 40), generator=torch.Generator().manual_seed(3))
+    outputs = []
+    for pieces in ([40], [7, 1, 1, 20, 11]):
+        cache = KVCache(small.config, 2, dtype=torch.bfloat16, extension=extension)
+        for row in range(2):
+            cache.open(row, extension, expected=40)
+        outputs.append(torch.cat([small(part, cache=cache) for part in ids.split(pieces, 1)], 1))
+        assert outputs[-1].dtype == torch.float32
+    close(outputs[1], outputs[0])
+    wanted = small(ids, extension=extension)
+    difference = (outputs[0] - wanted).abs().amax()
+    assert 0 < difference < 0.05 * wanted.abs().amax()
+
+
 @pytest.mark.parametrize("extension", [NTK, ALL], ids=["ntk+logn", "all"])
 @torch.inference_mode()
 def test_a_prompt_in_pieces_with_its_length_told_is_computed_once(small, extension):
