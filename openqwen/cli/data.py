@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
+from openqwen.cli.certificate import certificate, verify
 from openqwen.cli.common import Out, Plan, Recipes, Settings, run_stage
+from openqwen.cli.review import review
+from openqwen.cli.why import why
+from openqwen.data.store import is_address
 
 app = App(name="data", help="§2.1  Build a corpus from raw documents.")
 
@@ -15,16 +21,31 @@ app = App(name="data", help="§2.1  Build a corpus from raw documents.")
 def build(
     *settings: Settings,
     out: Out,
-    input: Path | None = None,
+    input: Annotated[
+        str | None, Parameter(help="File or folder, or an address in an object store (s3://, gs://).")
+    ] = None,
     primer: Path | None = None,
     recipe: Recipes = None,
     plan: Plan = False,
 ) -> int:
-    """Documents to a clean corpus: a file or folder of HTML, text, JSONL, Parquet or WARC with --input."""
-    return run_stage("data", {"input": input, "primer": primer}, out, settings, recipe, plan)
+    """Documents to a clean corpus: HTML, text, Markdown, LaTeX, code, JSONL, Parquet, WARC with --input.
+
+    --runner.how ray --runner.address auto works on a cluster; the result is the same to the byte.
+    """
+    if input is not None and is_address(input):
+        settings = (*settings, "--sources.addresses", json.dumps([input]))
+        input = None
+    path = None if input is None else Path(input)
+    return run_stage("data", {"input": path, "primer": primer}, out, settings, recipe, plan)
 
 
 @app.command
 def primer(*settings: Settings, out: Out, recipe: Recipes = None, plan: Plan = False) -> int:
     """Writes the primer: a small bilingual world with known truth."""
     return run_stage("primer", {}, out, settings, recipe, plan)
+
+
+app.command(review)
+app.command(why)
+app.command(certificate)
+app.command(verify)

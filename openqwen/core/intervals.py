@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 
-def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson score interval of a proportion (95 % by default); half successes (ties) are allowed.
 
     `wilson(9, 10)` -> about (0.596, 0.982). `wilson(0, 0)` -> (0.0, 1.0): nothing is known.

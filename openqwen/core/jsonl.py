@@ -69,7 +69,12 @@ class _Unpacked(io.RawIOBase):
 
 def open_zst(path: Path) -> BinaryIO:
     """The decompressed bytes of a .zst file, buffered. Raises EOFError while reading a truncated one."""
-    return cast(BinaryIO, io.BufferedReader(_Unpacked(path.open("rb")), 1 << 20))
+    return unpacked_zst(path.open("rb"))
+
+
+def unpacked_zst(file: BinaryIO) -> BinaryIO:
+    """`open_zst` of a file that is open already; closing the result closes it."""
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(file), 1 << 20))
 
 
 def read_jsonl_zst(path: Path) -> Iterator[Any]:

@@ -1,30 +1,52 @@
-"""A small linear classifier over hashed words and character runs, trained from examples in a moment.
+"""A small linear classifier over hashed words and character runs, and the steps that drop what it finds.
 
 Report §2.1 ("text-quality scoring models, and models for identifying potentially offensive or inappropriate
 content"); the model and the shipped examples are ours. Training is deterministic: fixed order, fixed steps, no
-random numbers.
+random numbers, sums in one order. classifier_stage.py makes one from a user's examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from openqwen.core.artifact import read_jsonl
 from openqwen.core.errors import DataError
+from openqwen.data.config import TrainingConfig
 from openqwen.data.documents import Document, Dropped
 from openqwen.data.text import batches, grams, token_stream
 
 EXAMPLES = Path(__file__).with_name("examples.jsonl")
 BITS = 18
 _MARKS = "!！?？$%€¥#*…0123456789"
+_TRUSTED = ("code", "docs")  # sources that prose is no measure of
+_COLUMNS = (1 << BITS) + len(_MARKS)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One question to a classifier: which label it knows, and on which side of the threshold a document ends."""
+
+    label: str  # of the examples
+    reason: str
+    drops_below: bool = False
+
+
+# By the name of the score and of the setting: the probability of the label.
+JUDGEMENTS = {
+    "spam": Judgement("spam", "spam"),
+    "offensive": Judgement("offensive", "offensive"),
+    "quality": Judgement("clean", "low quality", drops_below=True),
+}
 
 
 def features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sparse rows of hashed tokens and token pairs: (row, column, value), rows of unit length."""
+    """Sparse rows (row, column, value): hashed runs of 1 to 3 tokens, of unit length together, and `punctuation`."""
     rows, columns = [], []
     for start, stop in batches(texts):
         stream = token_stream(texts[start:stop])
@@ -36,7 +58,13 @@ def features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     pairs, counts = np.unique(row * (1 << BITS) + column, return_counts=True)
     row, column, value = pairs >> BITS, pairs & ((1 << BITS) - 1), np.sqrt(counts)
     norm = np.sqrt(np.bincount(row, weights=value**2, minlength=len(texts)))
-    return row, column, value / norm[row]
+    marks = punctuation(texts)
+    marked, mark = np.nonzero(marks)
+    return (
+        np.concatenate([row, marked]),
+        np.concatenate([column, (1 << BITS) + mark]),
+        np.concatenate([value / norm[row], marks[marked, mark]]),
+    )
 
 
 def punctuation(texts: Sequence[str]) -> np.ndarray:
@@ -48,47 +76,60 @@ def punctuation(texts: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HashedLinear:
-    """Logistic regression over `features` and `punctuation`."""
+    """Logistic regression over `features`."""
 
-    weights: np.ndarray  # (2**BITS,) float64
-    marks: np.ndarray  # (len(_MARKS),) float64
+    weights: np.ndarray  # (2**BITS + marks,) float32
     bias: float
 
     @classmethod
     def train(
-        cls,
-        texts: Sequence[str],
-        labels: Sequence[bool],
-        steps: int = 300,
-        rate: float = 4.0,
-        decay: float = 3e-4,
+        cls, texts: Sequence[str], labels: Sequence[bool], config: TrainingConfig | None = None
     ) -> HashedLinear:
-        """Full-batch gradient descent with both classes weighing the same."""
+        """Full-batch gradient descent with both classes weighing the same. DataError without examples of both."""
+        config = config or TrainingConfig()
         y = np.asarray(labels, float)
         if not 0 < y.sum() < len(y):
             raise DataError("a classifier needs examples of both kinds", where="HashedLinear.train")
         row, column, value = features(texts)
-        extra = punctuation(texts)
+        used, column = np.unique(column, return_inverse=True)  # the other weights stay zero
+        weights, bias = np.zeros(len(used)), 0.0
         balance = np.where(y > 0, 0.5 / y.sum(), 0.5 / (len(y) - y.sum()))
-        model = cls(np.zeros(1 << BITS), np.zeros(len(_MARKS)), 0.0)
-        for _ in range(steps):
-            logits = np.bincount(row, weights=value * model.weights[column], minlength=len(y))
-            error = (_sigmoid(logits + extra @ model.marks + model.bias) - y) * balance
-            slope = np.bincount(column, weights=value * error[row], minlength=1 << BITS)
-            model = cls(
-                model.weights - rate * (slope + decay * model.weights),
-                model.marks - rate * (extra.T @ error + decay * model.marks),
-                model.bias - rate * float(error.sum()),
+        for _ in range(config.steps):
+            logits = np.bincount(row, weights=value * weights[column], minlength=len(y)) + bias
+            error = (_sigmoid(logits) - y) * balance
+            slope = np.bincount(column, weights=value * error[row], minlength=len(used))
+            weights -= config.rate * (slope + config.decay * weights)
+            bias -= config.rate * float(error.sum())
+        whole = np.zeros(_COLUMNS, np.float32)
+        whole[used] = weights
+        return cls(whole, bias)
+
+    def to_bytes(self) -> bytes:
+        """The model as a safetensors file."""
+        return save({"weights": self.weights, "bias": np.array([self.bias])})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "HashedLinear.from_bytes") -> HashedLinear:
+        """The model of `to_bytes`. DataError if it is none."""
+        try:
+            found = load(data)
+            weights, bias = found["weights"], float(found["bias"][0])
+        except (SafetensorError, KeyError) as error:
+            raise DataError(f"not a classifier: {error}", where=where, fix="train it again") from error
+        if weights.shape != (_COLUMNS,):
+            raise DataError(
+                f"a classifier of {weights.shape} weights, not {_COLUMNS}", where=where, fix="train it again"
             )
-        return model
+        return cls(weights, bias)
 
     def probability(self, texts: Sequence[str]) -> np.ndarray:
-        """Probability of the positive label, (texts,)."""
+        """Probability of the positive label, (texts,) float64."""
         if not len(texts):
             return np.empty(0)
         row, column, value = features(texts)
-        logits = np.bincount(row, weights=value * self.weights[column], minlength=len(texts))
-        return _sigmoid(logits + punctuation(texts) @ self.marks + self.bias)
+        return _sigmoid(
+            np.bincount(row, weights=value * self.weights[column], minlength=len(texts)) + self.bias
+        )
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -96,19 +137,24 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def read_examples(path: Path) -> list[tuple[str, str]]:
-    """(text, label) of a JSONL file; labels: clean, spam, offensive."""
+    """(text, label) of a JSONL file. DataError names the line that is none."""
     out = []
     for number, record in enumerate(read_jsonl(path), 1):
-        if not (isinstance(record, dict) and isinstance(record.get("text"), str) and "label" in record):
+        if not (
+            isinstance(record, dict)
+            and isinstance(record.get("text"), str)
+            and isinstance(record.get("label"), str)
+        ):
             raise DataError('an example needs "text" and "label"', where=f"{path}:{number}")
-        out.append((record["text"], str(record["label"])))
+        out.append((record["text"], record["label"]))
     return out
 
 
-def train(examples: Iterable[tuple[str, str]], label: str) -> HashedLinear:
+def train(
+    examples: Sequence[tuple[str, str]], label: str, config: TrainingConfig | None = None
+) -> HashedLinear:
     """A classifier of one label against everything else."""
-    pairs = list(examples)
-    return HashedLinear.train([text for text, _ in pairs], [name == label for _, name in pairs])
+    return HashedLinear.train([text for text, _ in examples], [name == label for _, name in examples], config)
 
 
 def passages(text: str, size: int = 160) -> list[str]:
@@ -125,9 +171,13 @@ def passages(text: str, size: int = 160) -> list[str]:
 
 
 def filter_label(
-    documents: Sequence[Document], model: HashedLinear, label: str, threshold: float
+    documents: Sequence[Document], model: HashedLinear, name: str, threshold: float
 ) -> tuple[list[Document], list[Dropped]]:
-    """Drops documents whose passages are of the label, judged by the mean of the worst third; scores are kept."""
+    """Drops what a model finds in a document's passages; the score is kept under `name`, one of JUDGEMENTS.
+
+    Spam and abuse must not drown in a long page: the mean of the worst third counts. Quality is that of the whole.
+    """
+    judgement = JUDGEMENTS[name]
     parts = [passages(d.text) for d in documents]
     probability = model.probability([p for document in parts for p in document])
     kept, dropped = [], []
@@ -135,10 +185,13 @@ def filter_label(
     for document, pieces in zip(documents, parts):
         own = np.sort(probability[position : position + len(pieces)])[::-1]
         position += len(pieces)
-        score = float(own[: max(1, -(-len(own) // 3))].mean())
-        document.scores[label] = round(score, 4)
-        if score >= threshold and document.source not in ("code", "docs"):
-            dropped.append(Dropped(document, label, detail=f"probability {score:.3f}"))
+        score = float((own if judgement.drops_below else own[: max(1, -(-len(own) // 3))]).mean())
+        document.scores[name] = round(score, 4)
+        beyond = score < threshold if judgement.drops_below else score >= threshold
+        if beyond and document.source not in _TRUSTED:
+            sign = "<" if judgement.drops_below else ">="
+            detail = f"probability of {judgement.label} {score:.3f} {sign} {threshold:g}"
+            dropped.append(Dropped(document, judgement.reason, detail=detail))
         else:
             kept.append(document)
     return kept, dropped

@@ -6,12 +6,54 @@ ours or from the papers that published their thresholds; quality.py keeps those 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from openqwen.core.config import Config, Count, setting
+
+
+class RunnerConfig(Config):
+    """How the work is done and where it is kept meanwhile. No part of a corpus's identity: the result is the same."""
+
+    how: Literal["in-process", "processes", "ray"] = setting(
+        "processes", source="ours", doc="where tasks run; processes: in this one as long as there is one task"
+    )
+    workers: int | None = setting(
+        None, source="ours", doc="processes; none: as many as there are cores", ge=1
+    )
+    retries: int = setting(
+        3, source="ours", doc="how often a task is sent again after its process died", ge=1
+    )
+    address: str | None = setting(
+        None, source="ours", doc="of a Ray cluster (auto, HOST:PORT, ray://HOST:PORT); none: a local Ray"
+    )
+    store: str | None = setting(
+        None,
+        source="ours",
+        doc="folder or s3://, gs:// address of the shards between steps, kept for the next run and reached by "
+        "every worker; none: in the artefact until it is finished",
+    )
+    exchange_rows: Count = setting(
+        2_000_000, source="ours", doc="rows of other shards that one task of an exchange holds", gt=0
+    )
 
 
 class SourcesConfig(Config):
     """What is read besides the inputs, and how large one piece may be."""
 
+    addresses: tuple[str, ...] = setting(
+        (), source="ours", doc="more files and folders to read, also s3:// and gs:// addresses"
+    )
+    hub: tuple[str, ...] = setting(
+        (),
+        source="ours",
+        doc="data sets of the Hugging Face hub: NAME, NAME:CONFIG, with @SPLIT (default train)",
+    )
+    labels: dict[str, str] = setting(
+        {},
+        source="ours",
+        doc='source label by pattern of the file name ("books/*"), for records that have none of their own; '
+        "the first that fits",
+    )
     pydoc: bool = setting(False, source="ours", doc="HTML pages pydoc renders for the standard library")
     pydoc_bytes: Count = setting(2_500_000, source="ours", doc="stop after this many bytes of HTML", gt=0)
     pydoc_text_bytes: Count = setting(800_000, source="ours", doc="keep about this many bytes of text", gt=0)
@@ -20,7 +62,7 @@ class SourcesConfig(Config):
     stdlib: bool = setting(False, source="ours", doc="the standard library's .py files as source 'code'")
     stdlib_bytes: Count = setting(500_000, source="ours", doc="stop after this many bytes of code", gt=0)
     stdlib_file_bytes: Count = setting(40_000, source="ours", doc="leave out larger files", gt=0)
-    max_file_bytes: Count = setting(2_000_000, source="ours", doc="larger pages and texts are skipped", gt=0)
+    max_file_bytes: Count = setting(16_000_000, source="ours", doc="larger pages and texts are skipped", gt=0)
     max_line_bytes: Count = setting(16_000_000, source="ours", doc="longer JSON lines are skipped", gt=0)
 
 
@@ -28,7 +70,9 @@ class ExtractConfig(Config):
     """Main text from HTML."""
 
     workers: int = setting(2, source="ours", doc="extraction processes", ge=1)
-    page_seconds: float = setting(5.0, source="ours", doc="a page that takes longer is dropped", gt=0)
+    page_seconds: float = setting(
+        5.0, source="ours", doc="a page that takes more of a processor's time is dropped", gt=0
+    )
     max_page_bytes: Count = setting(2_000_000, source="ours", doc="larger pages are dropped", gt=0)
     memory_mb: int = setting(2048, source="ours", doc="address space of one extraction process", ge=256)
     second_opinion: bool = setting(False, source="ours", doc="trafilatura where the first finds little text")
@@ -41,7 +85,9 @@ class LanguageConfig(Config):
     keep: tuple[str, ...] = setting(
         ("en", "zh"), source="report §2.1", doc="languages kept (mostly English and Chinese); empty: all"
     )
-    min_confidence: float = setting(0.3, source="ours", doc="below this the language is 'und'", ge=0, le=1)
+    min_confidence: float = setting(
+        0.3, source="ours", doc="below this probability the language is 'und'", ge=0, le=1
+    )
 
 
 class DedupConfig(Config):
@@ -61,14 +107,157 @@ class DedupConfig(Config):
     )
 
 
+class GopherConfig(Config):
+    """Gopher's limits for pages (Rae et al. 2021, A.1.1 and table A1); none: the rule is off."""
+
+    min_words: float | None = setting(
+        20, source="ours (Gopher's, A.1.1, is 50)", doc="two good paragraphs are a page"
+    )
+    max_words: float | None = setting(100_000, source="ours (Gopher's, A.1.1)")
+    min_word_length: float | None = setting(3, source="ours (Gopher's, A.1.1)", doc="mean, in characters")
+    max_word_length: float | None = setting(10, source="ours (Gopher's, A.1.1)", doc="mean, in characters")
+    max_symbols: float | None = setting(
+        0.1, source="ours (Gopher's, A.1.1)", doc="of # or of ellipses for each word"
+    )
+    max_bullet_lines: float | None = setting(0.9, source="ours (Gopher's, A.1.1)")
+    max_ellipsis_lines: float | None = setting(0.3, source="ours (Gopher's, A.1.1)")
+    min_words_with_letters: float | None = setting(
+        0.6, source="ours (Gopher's, A.1.1, is 0.8)", doc="arithmetic is welcome"
+    )
+    min_stop_words: float | None = setting(
+        2, source="ours (Gopher's, A.1.1)", doc="different ones of: the be to of and that have with"
+    )
+    max_duplicate_lines: float | None = setting(0.30, source="ours (Gopher's, table A1)")
+    max_duplicate_paragraphs: float | None = setting(0.30, source="ours (Gopher's, table A1)")
+    max_duplicate_line_chars: float | None = setting(0.20, source="ours (Gopher's, table A1)")
+    max_duplicate_paragraph_chars: float | None = setting(0.20, source="ours (Gopher's, table A1)")
+    max_top_2: float | None = setting(
+        0.20, source="ours (Gopher's, table A1)", doc="share in the commonest 2-gram"
+    )
+    max_top_3: float | None = setting(0.18, source="ours (Gopher's, table A1)")
+    max_top_4: float | None = setting(0.16, source="ours (Gopher's, table A1)")
+    max_dup_5: float | None = setting(
+        0.15, source="ours (Gopher's, table A1)", doc="share in 5-grams that occurred before"
+    )
+    max_dup_6: float | None = setting(0.14, source="ours (Gopher's, table A1)")
+    max_dup_7: float | None = setting(0.13, source="ours (Gopher's, table A1)")
+    max_dup_8: float | None = setting(0.12, source="ours (Gopher's, table A1)")
+    max_dup_9: float | None = setting(0.11, source="ours (Gopher's, table A1)")
+    max_dup_10: float | None = setting(0.10, source="ours (Gopher's, table A1)")
+
+
+class C4Config(Config):
+    """C4's limits for pages (Raffel et al. 2020, §2.2); none: the rule is off."""
+
+    max_lorem: float | None = setting(0, source="ours (C4's, section 2.2)", doc='times "lorem ipsum" occurs')
+    max_curly: float | None = setting(
+        None, source="ours (C4's, section 2.2, is 0)", doc="curly brackets; pages about programs have some"
+    )
+    min_sentences: float | None = setting(3, source="ours (C4's, section 2.2)")
+    max_placeholders: float | None = setting(
+        0.25, source="ours", doc="share of the text in words of log-in, cookie and policy notices"
+    )
+
+
+class FineWebConfig(Config):
+    """FineWeb's limits for pages (Penedo et al. 2024, §3.6); none: the rule is off."""
+
+    min_line_ends: float | None = setting(
+        0.12, source="ours (FineWeb's, section 3.6)", doc="share of lines that end in punctuation"
+    )
+    max_duplicate_line_chars: float | None = setting(0.1, source="ours (FineWeb's, section 3.6)")
+    max_short_lines: float | None = setting(
+        0.67, source="ours (FineWeb's, section 3.6)", doc="share of lines below 30 characters"
+    )
+
+
+class ChineseConfig(Config):
+    """Limits for Chinese pages, in characters; none: the rule is off."""
+
+    min_characters: float | None = setting(30, source="ours", doc="Chinese characters")
+    max_characters: float | None = setting(200_000, source="ours", doc="about Gopher's 100,000 words")
+    min_share: float | None = setting(0.1, source="ours", doc="of Chinese characters in what is visible")
+    min_function_characters: float | None = setting(
+        3, source="ours", doc="different ones of 的了是在和有不我这就也都与为中上"
+    )
+    max_symbols: float | None = setting(0.05, source="ours", doc="of # or of ellipses for each character")
+    max_short_lines: float | None = setting(0.67, source="ours", doc="share of lines below 10 characters")
+    min_sentences: float | None = setting(2, source="ours", doc="ends 。！？ and their Latin forms")
+    max_top_4: float | None = setting(0.20, source="ours", doc="share in the commonest run of 4 characters")
+    max_dup_10: float | None = setting(
+        0.5, source="ours", doc="share in runs of 10 characters that occurred before"
+    )
+
+
+class EveryConfig(Config):
+    """Limits for every language; none: the rule is off."""
+
+    max_exclamations: float | None = setting(0.02, source="ours", doc="exclamation marks for each byte")
+    max_run: float | None = setting(1000, source="ours", doc="characters without a space between")
+
+
+class CodeConfig(Config):
+    """Limits for programs (Kocetkov et al. 2022, §3); none: the rule is off."""
+
+    max_mean_line: float | None = setting(100, source="ours (The Stack's, section 3)", doc="characters")
+    max_line: float | None = setting(1000, source="ours (The Stack's, section 3)", doc="characters")
+    min_letters: float | None = setting(0.25, source="ours (The Stack's, section 3)", doc="share of letters")
+
+
+class RulesConfig(Config):
+    """Limits of the rules in rules.py, where each is named with what it measures and where it was published."""
+
+    gopher: GopherConfig = setting(GopherConfig(), source="ours")
+    c4: C4Config = setting(C4Config(), source="ours")
+    fineweb: FineWebConfig = setting(FineWebConfig(), source="ours")
+    chinese: ChineseConfig = setting(ChineseConfig(), source="ours")
+    every: EveryConfig = setting(EveryConfig(), source="ours")
+    code: CodeConfig = setting(CodeConfig(), source="ours")
+
+
+class TrainingConfig(Config):
+    """Gradient descent of a classifier."""
+
+    steps: int = setting(300, source="ours", doc="over all examples at once", ge=1)
+    rate: float = setting(4.0, source="ours", doc="learning rate", gt=0)
+    decay: float = setting(3e-4, source="ours", doc="of the weights towards zero", ge=0)
+
+
+class ClassifierConfig(Config):
+    """A classifier of a user's own examples."""
+
+    label: str = setting(
+        "spam", source="ours", doc="the label it finds: spam, offensive, clean (of text quality) or your own"
+    )
+    folds: int = setting(
+        10, source="ours", doc="each example is judged by a model trained on the other folds", ge=2
+    )
+    precision: float = setting(
+        0.9, source="ours", doc="held-out precision that the threshold is chosen for", gt=0, le=1
+    )
+    training: TrainingConfig = setting(TrainingConfig(), source="ours")
+
+
 class QualityConfig(Config):
     """Rules and models."""
 
-    rules: bool = setting(True, source="report §2.1", doc="published thresholds by source, see quality.py")
+    drop: bool = setting(
+        True,
+        source="ours",
+        doc="false: rules and models only score, nothing is dropped; openqwen data preview shows what would be",
+    )
+    rules: bool = setting(True, source="report §2.1", doc="rules by source and language, see rules.py")
+    limits: RulesConfig = setting(RulesConfig(), source="ours")
     spam: float = setting(0.9, source="ours", doc="probability of spam that drops", gt=0, le=1)
     offensive: float = setting(0.5, source="ours", doc="probability of abuse that drops", gt=0, le=1)
-    examples: str | None = setting(
-        None, source="ours", doc='JSONL of {"text", "label"} that trains the classifiers; none: the shipped'
+    quality: float = setting(
+        0.25, source="ours", doc="probability of clean text below which a document is dropped", ge=0, lt=1
+    )
+    models: dict[str, str] = setting(
+        {},
+        source="ours",
+        doc='folders made by "openqwen data classifier train", by spam, offensive or quality; the others are trained '
+        "from the shipped examples",
     )
     lm: bool = setting(True, source="report §2.1", doc="score by a byte n-gram model trained on the corpus")
     lm_order: int = setting(4, source="ours", doc="order of that model", ge=2, le=6)
@@ -85,12 +274,33 @@ class DecontaminateConfig(Config):
         20, source="ours", doc="the same for Chinese characters: 13 words are about 20 of them", ge=4
     )
     min_tokens: int = setting(
-        6, source="ours", doc="shorter items are too common to be evidence; they are counted", ge=1
+        5, source="ours", doc="shorter items are too common to be evidence; they are counted", ge=1
+    )
+    min_formula: int = setting(
+        8, source="ours", doc="the same for items of numbers and symbols with fewer than three words", ge=1
     )
     max_documents: int = setting(
         10, source="ours", doc="an n-gram in more documents is a phrase (as in GPT-3, appendix C)", ge=1
     )
+    max_items: int = setting(
+        20, source="ours", doc="a run in more records of one benchmark is its template", ge=1
+    )
+    min_words: int = setting(
+        5, source="ours", doc="a run of fewer different words is a formula, list of numbers or markup", ge=0
+    )
     benchmarks: tuple[str, ...] = setting((), source="ours", doc="more benchmark files or folders")
+    overlap: Literal["drop", "cut"] = setting(
+        "drop",
+        source="ours",
+        doc='what happens to a page: dropped, or "cut" loses the sentences that overlap',
+    )
+    samples: tuple[str, ...] = setting(
+        ("instruction",), source="report §2.1", doc="sources of instruction samples: always dropped whole"
+    )
+    cut_characters: int = setting(
+        200, source="ours", doc="cut on each side as well, and the least that may be left (as in GPT-3)", ge=0
+    )
+    max_cuts: int = setting(10, source="ours", doc="a page with more cuts is dropped (as in GPT-3)", ge=1)
 
 
 class MixConfig(Config):
@@ -107,8 +317,11 @@ class DataConfig(Config):
 
     seed: int = setting(0, source="ours")
     valid_fraction: float = setting(0.03, source="ours", doc="share of documents held out", ge=0, lt=0.5)
-    shard_bytes: Count = setting(64_000_000, source="ours", doc="text in one output file", gt=0)
+    shard_bytes: Count = setting(
+        64_000_000, source="ours", doc="raw input in one shard: what a task holds in memory", gt=0
+    )
     bad_fraction: float = setting(0.1, source="ours", doc="share of unreadable input allowed", ge=0, le=1)
+    runner: RunnerConfig = setting(RunnerConfig(), source="ours", exclude=True)
     sources: SourcesConfig = setting(SourcesConfig(), source="ours")
     extract: ExtractConfig = setting(ExtractConfig(), source="ours")
     language: LanguageConfig = setting(LanguageConfig(), source="ours")

@@ -1,155 +1,107 @@
-"""Removes documents that overlap with evaluation sets: runs of 13 equal tokens, short items as a whole.
+"""Drops documents that overlap with evaluation sets, or cuts out what overlaps.
 
 Report §2.1 ("we eliminate any ... samples that exhibit a 13-gram overlap with any data present in the test sets").
-Matching on text.py's normal form makes case, punctuation, width, HTML entities and line wraps irrelevant. For
-Chinese a run is longer (13 words are about 20 characters): ours. N-grams that stand in many documents are phrases
-and no evidence (as in GPT-3, appendix C).
+That pages may be cut instead, and that runs of many documents are phrases and no evidence, are GPT-3's ways
+(appendix C) with limits of ours.
+
+    index = Index(read_benchmarks([Path("gsm8k.jsonl")]), config)
+    hits = index.scan(texts)                                    # of one shard
+    common = phrases([spread(hits), ...], config)               # from the counts of all shards
+    kept, dropped = judge(documents, index.evidence(hits, common), index, config)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from openqwen.core.artifact import read_jsonl
-from openqwen.core.errors import DataError
-from openqwen.core.jsonl import read_jsonl_zst
 from openqwen.data.config import DecontaminateConfig
 from openqwen.data.documents import Document, Dropped
-from openqwen.data.text import batches, grams, token_stream, tokens
+from openqwen.data.items import Item, read_benchmarks
+from openqwen.data.overlap import Hits, Index, changes
+from openqwen.data.text import token_stream
 
-# Fields of a benchmark item that would give it away. Answers of one letter or number are not among them.
-FIELDS = ("question", "prompt", "canonical_solution", "problem", "query", "text", "input", "original_text")
+__all__ = ["Hits", "Index", "Item", "cut", "decontaminate", "judge", "phrases", "read_benchmarks", "spread"]
 
-
-@dataclass(frozen=True)
-class Item:
-    """One text that must not occur in the corpus."""
-
-    benchmark: str
-    id: str
-    text: str
+# Before the space and the line end, so that pieces have the tokens of the whole text: "\n>" begins a quoted line.
+_SENTENCE_END = re.compile(r"(?<=[。！？])|(?<=[.!?])(?=\s)|(?=\n)")
 
 
-def item_texts(record: dict[str, Any], n: int) -> Iterator[str]:
-    """The item as a whole (question with choices, prompt with solution), and each part that is long on its own.
-
-    A short question without its choices is a sentence anybody may have written; with them it is the item.
-    """
-    parts = [v for name in FIELDS if isinstance(v := record.get(name), str) and v.strip()]
-    choices = record.get("choices")
-    if isinstance(choices, list):
-        parts.append("\n".join(map(str, choices)))
-    if parts:
-        yield "\n".join(parts)
-    if len(parts) > 1:
-        yield from (part for part in parts if len(tokens(part)) >= n)
+def spread(hits: Hits) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct runs found (runs,) uint64 and in how many documents each was (runs,) int64."""
+    order = np.lexsort((hits.documents, hits.runs))
+    runs, documents = hits.runs[order], hits.documents[order]
+    return np.unique(runs[changes(runs, documents)], return_counts=True)
 
 
-def read_benchmarks(paths: Iterable[Path], n: int = 13) -> list[Item]:
-    """The items of benchmark files (.jsonl, .jsonl.zst) and of all such files in folders."""
-    items = []
-    for path in paths:
-        if not path.exists():
-            raise DataError(
-                "benchmark file does not exist", where=str(path), fix="mend decontaminate.benchmarks"
-            )
-        files = sorted(path.rglob("*.jsonl*")) if path.is_dir() else [path]
-        for file in files:
-            records = read_jsonl_zst(file) if file.suffix == ".zst" else read_jsonl(file)
-            for number, record in enumerate(records, 1):
-                if not isinstance(record, dict):
-                    raise DataError("not a benchmark record (a JSON object)", where=f"{file}:{number}")
-                name = file.name.split(".")[0]
-                label = str(record.get("id", number))
-                items += [Item(name, label, text) for text in item_texts(record, n)]
-    return items
+def phrases(counts: Iterable[tuple[np.ndarray, np.ndarray]], config: DecontaminateConfig) -> np.ndarray:
+    """Runs in more documents of the whole corpus than an item would be, (phrases,) uint64, from all `spread`s."""
+    parts = [(np.empty(0, np.uint64), np.empty(0, int)), *counts]
+    runs, which = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    total = np.bincount(which, weights=np.concatenate([part[1] for part in parts]), minlength=len(runs))
+    return runs[total > config.max_documents]
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Hashes of runs of one length, sorted, and the item each comes from."""
-
-    n: int
-    hashes: np.ndarray  # (grams,) uint64 sorted
-    items: np.ndarray  # (grams,) int64
-
-    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions among `hashes` that are in the table, and the items they belong to."""
-        place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        where = np.flatnonzero(self.hashes[place] == hashes)
-        return where, self.items[place[where]]
-
-
-def _unspaced_share(text: str) -> float:
-    parts = tokens(text)
-    return sum(len(p) == 1 and ord(p) > 0x0E00 for p in parts) / max(1, len(parts))
-
-
-class Index:
-    """All items of the benchmarks by the runs of tokens they contain."""
-
-    def __init__(self, items: Sequence[Item], config: DecontaminateConfig) -> None:
-        self.items = list(items)
-        self.too_short: list[int] = []
-        runs: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}
-        for i, item in enumerate(self.items):
-            stream = token_stream([item.text])
-            length = len(stream.hashes)
-            if length < config.min_tokens:
-                self.too_short.append(i)
+def judge(
+    documents: Sequence[Document], hits: Hits, index: Index, config: DecontaminateConfig
+) -> tuple[list[Document], list[Dropped]]:
+    """Drops every document with hits that are evidence, or cuts them out of those that are no instruction samples."""
+    bounds = np.searchsorted(hits.documents, np.arange(len(documents) + 1)).tolist()
+    kept, dropped = [], []
+    for document, first, last in zip(documents, bounds, bounds[1:]):
+        if first == last:
+            kept.append(document)
+            continue
+        own = Hits(*(column[first:last] for column in hits))
+        if config.overlap == "cut" and document.source not in config.samples:
+            text = cut(document.text, own, config)
+            if text is not None and not _overlaps_still(document.text, text, own, index):
+                scores = {**document.scores, "cut": round(1 - len(text) / len(document.text), 4)}
+                kept.append(replace(document, text=text, scores=scores))
                 continue
-            n = min(length, config.n_unspaced if _unspaced_share(item.text) > 0.5 else config.n)
-            hashes = grams(stream, n).hashes
-            columns = runs.setdefault(n, ([], []))
-            columns[0].append(hashes)
-            columns[1].append(np.full(len(hashes), i))
-        self.tables = [_sorted_table(n, *columns) for n, columns in sorted(runs.items())]
-
-    def hits(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(document, item, gram hash) of every occurrence, each (hits,)."""
-        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))]
-        for start, stop in batches(texts):
-            stream = token_stream(texts[start:stop])
-            for table in self.tables:
-                runs = grams(stream, table.n)
-                where, items = table.find(runs.hashes)
-                documents = np.searchsorted(runs.bounds, where, "right") - 1 + start
-                found.append((documents, items, runs.hashes[where]))
-        documents, items, hashes = (np.concatenate(column) for column in zip(*found))
-        return documents, items, hashes
+        item = index.items[own.items[0]]
+        reason, detail = f"overlap with {item.benchmark}", f"{last - first} equal runs"
+        dropped.append(Dropped(document, reason, kept=f"{item.benchmark}:{item.id}", detail=detail))
+    return kept, dropped
 
 
-def _sorted_table(n: int, hashes: list[np.ndarray], items: list[np.ndarray]) -> _Table:
-    joined, owners = np.concatenate(hashes), np.concatenate(items)
-    unique, first = np.unique(joined, return_index=True)
-    return _Table(n, unique, owners[first])
+def cut(text: str, hits: Hits, config: DecontaminateConfig) -> str | None:
+    """A text without its hits, or None where nothing or too many pieces would be left.
+
+    Removed are the sentences that hold a token of a hit and those within `cut_characters` of them; then the pieces
+    between that are shorter. What is left is joined by empty lines.
+    """
+    edges = np.array([0, *(found.end() for found in _SENTENCE_END.finditer(text)), len(text)])
+    begins, ends = edges[:-1], edges[1:]
+    bounds = token_stream([text[a:b] for a, b in zip(begins.tolist(), ends.tolist())]).bounds
+    first, last = (np.searchsorted(bounds, place, "right") - 1 for place in (hits.starts, hits.stops - 1))
+    gone = np.zeros(len(edges), int)
+    np.add.at(gone, np.searchsorted(ends, begins[first] - config.cut_characters, "right"), 1)
+    np.add.at(gone, np.searchsorted(begins, ends[last] + config.cut_characters), -1)
+    lost = np.cumsum(gone)[:-1] > 0
+    places = np.flatnonzero(changes(lost))
+    if lost[places].sum() > config.max_cuts:
+        return None
+    stretches = [
+        text[begins[a] : ends[b - 1]] for a, b in zip(places, [*places[1:], len(lost)]) if not lost[a]
+    ]
+    pieces = [piece for piece in map(str.strip, stretches) if len(piece) >= max(1, config.cut_characters)]
+    return "\n\n".join(pieces) or None
+
+
+def _overlaps_still(before: str, after: str, evidence: Hits, index: Index) -> bool:
+    """Whether a text that was cut holds evidence, or any run that the joining of its pieces has made."""
+    found = index.scan([before, after])
+    innocent = np.setdiff1d(found.runs[found.documents == 0], evidence.runs)
+    return not np.isin(found.runs[found.documents == 1], innocent).all()
 
 
 def decontaminate(
     documents: Sequence[Document], index: Index, config: DecontaminateConfig
 ) -> tuple[list[Document], list[Dropped]]:
-    """Drops every document that holds a run of an item, unless that run is a phrase of many documents."""
-    where, items, hashes = index.hits([d.text for d in documents])
-    pairs = np.unique(np.stack([hashes, where.astype(np.uint64)], axis=1), axis=0)
-    runs, spread = np.unique(pairs[:, 0], return_counts=True)
-    phrases = runs[spread > config.max_documents]
-    evidence = ~np.isin(hashes, phrases)
-    first: dict[int, int] = {}
-    count: dict[int, int] = {}
-    for document, item in zip(where[evidence].tolist(), items[evidence].tolist()):
-        first.setdefault(document, item)
-        count[document] = count.get(document, 0) + 1
-    kept, dropped = [], []
-    for i, document in enumerate(documents):
-        if i not in first:
-            kept.append(document)
-            continue
-        item = index.items[first[i]]
-        reason, detail = f"overlap with {item.benchmark}", f"{count[i]} equal runs"
-        dropped.append(Dropped(document, reason, kept=f"{item.benchmark}:{item.id}", detail=detail))
-    return kept, dropped
+    """Scans and judges documents that are all there are: phrases are counted among them."""
+    hits = index.scan([document.text for document in documents])
+    return judge(documents, index.evidence(hits, phrases([spread(hits)], config)), index, config)

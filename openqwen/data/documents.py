@@ -1,18 +1,24 @@
 """Documents on their way through the pipeline, and the account of what was dropped, skipped or damaged.
 
-Ours. Every step is a function from documents to (kept, dropped with reasons); nothing disappears without one.
+Ours. Every step is a function from the documents of a shard to (kept, dropped with reasons); nothing disappears
+without one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from openqwen.core.errors import DataError
-from openqwen.core.jsonl import write_jsonl_zst
+
+MEASURE = "rules."  # before the names of scores that rules measure: too many for a document's record
+
+
+def printable(text: str) -> str:
+    """Text as UTF-8 can hold it: lone surrogates (of odd file names, of JSON) become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(slots=True)
@@ -38,6 +44,7 @@ class Document:
     lang: str = ""
     file: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    row: int = -1  # where it stands in its shard
 
     def record(self) -> dict[str, Any]:
         """The form in which it is written."""
@@ -46,7 +53,7 @@ class Document:
             "text": self.text,
             "source": self.source,
             "lang": self.lang,
-            "scores": self.scores,
+            "scores": {name: value for name, value in self.scores.items() if not name.startswith(MEASURE)},
         }
 
 
@@ -69,9 +76,6 @@ class Dropped:
         return {**self.document.record(), **more}
 
 
-Step = Callable[[list[Document]], tuple[list[Document], list[Dropped]]]
-
-
 @dataclass(slots=True)
 class Bad:
     """Counts input that cannot be read, remembers where, and stops the run when there is too much of it."""
@@ -79,10 +83,15 @@ class Bad:
     max_fraction: float
     seen: int = 0
     records: list[dict[str, str]] = field(default_factory=list)
+    odd: list[dict[str, str]] = field(default_factory=list)
 
     def skip(self, where: Path | str, reason: str) -> None:
         """Notes one unreadable file or record."""
-        self.records.append({"where": str(where), "reason": reason})
+        self.records.append({"where": printable(str(where)), "reason": printable(reason)})
+
+    def note(self, where: Path | str, reason: str) -> None:
+        """Notes a record that is read although something about it is odd: it does not count as unreadable."""
+        self.odd.append({"where": printable(str(where)), "reason": reason})
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -99,33 +108,3 @@ class Bad:
                 where=first["where"],
                 fix="look at the files, or raise --bad_fraction",
             )
-
-
-class Funnel:
-    """What went into each step, what came out, and the dropped documents on disk with their reasons."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.steps: list[dict[str, Any]] = []
-        folder.mkdir(exist_ok=True)
-
-    def apply(self, name: str, step: Step, documents: list[Document]) -> tuple[list[Document], list[Dropped]]:
-        """Runs one step, checks that nothing was lost, writes dropped/<name>.jsonl.zst and counts."""
-        kept, dropped = step(documents)
-        assert len(kept) + len(dropped) == len(documents), f"{name} lost documents"
-        self.note(name, len(documents), kept, dropped)
-        return kept, dropped
-
-    def note(self, name: str, num_in: int, kept: Sequence[Document], dropped: Sequence[Dropped]) -> None:
-        """Adds a line to the funnel and writes what the step dropped."""
-        write_jsonl_zst(self.folder / f"{name}.jsonl.zst", (d.record() for d in dropped))
-        reasons = Counter(d.reason for d in dropped)
-        self.steps.append(
-            {
-                "step": name,
-                "in": num_in,
-                "out": len(kept),
-                "bytes_out": sum(len(d.text.encode("utf-8", "replace")) for d in kept),
-                "dropped": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-            }
-        )

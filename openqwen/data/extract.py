@@ -1,26 +1,26 @@
 """Main text from HTML, in child processes that may hang or crash without harm.
 
-Report §2.1 ("we extract text from HTML"); the extractor is resiliparse, with trafilatura as an optional second
-opinion. Encodings are detected, code in <pre> keeps its layout, navigation goes. Every page has a limit of time,
-size and memory: parsers take quadratic time on deep nesting, and one page must not stop a corpus.
+Report §2.1 ("we extract text from HTML"); how it is found is in html_text.py, with trafilatura as an optional second
+opinion. Every page has a limit of processor time, size and memory: one page must not stop a corpus. The processor's
+time counts, not the clock's: what is dropped must not depend on what else the machine does.
 
 Run as a module this file is the child: length-prefixed requests on stdin, answers on stdout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import resource
 import select
+import signal
 import struct
 import subprocess
 import sys
 import threading
 import time
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,89 +28,13 @@ from typing import IO, Any
 from openqwen.core.errors import MissingTool, OpenQwenError
 from openqwen.data.config import ExtractConfig
 from openqwen.data.documents import Document, Dropped, Raw
+from openqwen.data.encoding import decode_page
+from openqwen.data.html_text import TooDeep, main_text, tidy
 
-# What a page repeats on every other page of its site, by element, role and customary class name. Class names are
-# matched in part on div, ul and section only: a body "with-sidebar" must stay.
-_FRAME_WORDS = (
-    "sidebar", "navbar", "navig", "menu", "breadcrumb", "footer", "toc", "cookie", "advert", "share", "related",
-    "pagination", "gutter", "site-header", "newsletter", "comment-form",
-)  # fmt: skip
-BOILERPLATE = ", ".join(
-    [
-        "nav, footer, aside, body > header, script, style, noscript, template, form, button, .ad, .ads, .nav",
-        ".lineno, .linenos, td.gutter, [role=navigation], [role=banner], [role=contentinfo], [role=search]",
-        *(
-            f"{tag}[{at}*={word}]"
-            for tag in ("div", "ul", "section")
-            for word in _FRAME_WORDS
-            for at in ("class", "id")
-        ),
-    ]
-)
-CONTENT = (
-    "main",
-    "[role=main]",
-    "article",
-    "#content, .content, .post-content, .article-body, .entry-content",
-)
-MAX_DEPTH = 1000  # real pages stay below 100; parsing time grows with the square of the depth
-_TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]{0,15})[^<>]{0,2000}?(/?)>")
-_VOID = frozenset(
-    b"area base br col embed hr img input link meta param source track wbr p li dd dt tr td th option".split()
-)
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
-_TRAILING = re.compile(r"[ \t\u00a0\u3000]+$", re.MULTILINE)
-_GAPS = re.compile(r"\n{3,}")
 _BATCH_BYTES = 1 << 19
 _BATCH_PAGES = 64
-_START_SECONDS = 20.0  # more for a batch: the child may have to start, and the machine may be busy
-
-
-def tidy(text: str) -> str:
-    """The form in which text is kept: NFC, no control characters, no trailing blanks, one empty line at most."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
-    text = unicodedata.normalize("NFC", _CONTROL.sub("", text))
-    return _GAPS.sub("\n\n", _TRAILING.sub("", text)).strip("\n")
-
-
-def depth(page: bytes) -> int:
-    """Deepest nesting of elements, roughly: tags without a partner are left out of the count."""
-    level = deepest = 0
-    for closing, name, empty in _TAG.findall(page):
-        if name.lower() in _VOID or empty:
-            continue
-        level += -1 if closing else 1
-        level = max(level, 0)
-        deepest = max(deepest, level)
-    return deepest
-
-
-def main_text(page: str, whole: bool = False) -> str:
-    """The main text of one page. `whole`: everything visible (pages known to have no boilerplate)."""
-    from resiliparse.extract.html2text import extract_plain_text
-    from resiliparse.parse.html import HTMLTree
-
-    tree = HTMLTree.parse(page)
-    if whole:
-        return tidy(extract_plain_text(tree, alt_texts=False))
-    main = extract_plain_text(tree, main_content=True, alt_texts=False)
-    root = _content_root(tree)
-    trimmed = extract_plain_text(root or tree, alt_texts=False, skip_elements=[BOILERPLATE])
-    if root and len(trimmed) >= 0.5 * len(main):
-        return tidy(trimmed)
-    # The heuristics for main content also throw away short lists. Where cutting the known boilerplate leaves
-    # little more than they do, or they found next to nothing, that is the better text.
-    close = 0.5 * len(main) <= len(trimmed) <= 1.5 * len(main) + 40
-    return tidy(trimmed if close or len(main) < 0.1 * len(trimmed) else main)
-
-
-def _content_root(tree: Any) -> str | None:
-    """HTML of the one element that says it holds the content; None if none does, or several do (a list of posts)."""
-    for selector in CONTENT:
-        found = tree.document.query_selector_all(selector)
-        if len(found) == 1:
-            return f"<html><body>{found[0].html}</body></html>"
-    return None
+_START_SECONDS = 20.0  # more by the clock: the child may have to start, and the machine may be busy
+_TIME_UP = -signal.SIGPROF  # how a child ends whose page took too long
 
 
 def second_opinion(page: str) -> str:
@@ -126,16 +50,17 @@ def second_opinion(page: str) -> str:
 
 def extract_page(data: bytes, charset: str | None, whole: bool, settings: dict[str, Any]) -> dict[str, str]:
     """{"text"} or {"reason"} for one page. Runs in the child."""
-    from openqwen.data.sources import binary_reason, decode
+    from openqwen.data.sources import binary_reason
 
     if len(data) > settings["max_page_bytes"]:
         return {"reason": "page too large"}
     if reason := binary_reason(data):
         return {"reason": reason.split(":")[0]}
-    if data.count(b"<") > MAX_DEPTH and depth(data) > MAX_DEPTH:
+    page, _ = decode_page(data, charset)
+    try:
+        text = main_text(page, whole)
+    except TooDeep:
         return {"reason": "nested too deeply"}
-    page = decode(data, charset)
-    text = main_text(page, whole)
     if settings["second_opinion"] and len(text) < 200:
         text = max(text, second_opinion(page), key=len)
     if len(text.strip()) < settings["min_characters"]:
@@ -166,9 +91,11 @@ def serve() -> None:
         bodies = [_read_exactly(stdin, size) for size, _, _ in meta]
         for data, (_, charset, whole) in zip(bodies, meta):
             assert data is not None, "request was cut short"
+            signal.setitimer(signal.ITIMER_PROF, settings["page_seconds"])  # its signal ends the process
             answer = json.dumps(_guarded(data, charset, whole, settings)).encode()
+            signal.setitimer(signal.ITIMER_PROF, 0)
             stdout.write(struct.pack("<I", len(answer)) + answer)
-        stdout.flush()
+            stdout.flush()  # each at once: by the first that is missing the bad page is known
 
 
 def _guarded(data: bytes, charset: str | None, whole: bool, settings: dict[str, Any]) -> dict[str, str]:
@@ -186,7 +113,7 @@ def _guarded(data: bytes, charset: str | None, whole: bool, settings: dict[str, 
 
 
 class _Hung(Exception):
-    """The child did not answer in time."""
+    """The page took longer than it may."""
 
 
 class _Died(Exception):
@@ -224,21 +151,23 @@ class Child:
         self._pending = bytearray()
         return process
 
-    def stop(self) -> None:
-        """Kills the process, if there is one."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            for stream in (self.process.stdin, self.process.stdout):
-                if stream is not None:
-                    try:
-                        stream.close()
-                    except BrokenPipeError:  # what was still buffered for the killed child
-                        continue
-            self.process = None
+    def stop(self) -> int | None:
+        """Kills the process, if there is one; how it ended."""
+        if self.process is None:
+            return None
+        self.process.kill()
+        code = self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:  # what was still buffered for the killed child
+                    continue
+        self.process = None
+        return code
 
-    def ask(self, pages: Sequence[Raw], seconds: float) -> list[dict[str, str]]:
-        """One answer a page within `seconds` for all of them, else _Hung or _Died and the child is gone."""
+    def ask(self, pages: Sequence[Raw]) -> Iterator[dict[str, str]]:
+        """Answers in the order of the pages. _Hung or _Died at the page at fault, and the child is gone."""
         try:
             if self.process is None:
                 self.process = self._start()
@@ -249,14 +178,22 @@ class Child:
             head = json.dumps(meta).encode()
             stdin.write(struct.pack("<I", len(head)) + head + b"".join(bodies))
             stdin.flush()
-            end = time.monotonic() + seconds
-            return [self._answer(end) for _ in pages]
-        except BrokenPipeError as error:
-            self.stop()
+            for _ in pages:
+                yield self._answer(time.monotonic() + self.config.page_seconds + _START_SECONDS)
+        except (_Died, BrokenPipeError) as error:
+            if self._ended() == _TIME_UP:
+                raise _Hung from error
             raise _Died from error
-        except (_Hung, _Died):
+        except _Hung:
             self.stop()
             raise
+
+    def _ended(self) -> int | None:
+        """The exit code of a child that has closed its pipes."""
+        assert self.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_START_SECONDS)  # kill() must not come before its own end, which says why
+        return self.stop()
 
     def _answer(self, end: float) -> dict[str, str]:
         size = struct.unpack("<I", self._take(4, end))[0]
@@ -306,24 +243,38 @@ def _batches(pages: Sequence[Raw]) -> list[list[int]]:
 
 
 def _drive(work: _Work, pages: Sequence[Raw], config: ExtractConfig) -> None:
-    """One thread: feeds one child. A batch that hangs or kills it is done again page by page."""
+    """One thread: feeds one child. A page that ends it is named, and the next one goes to a new child."""
     try:
         with Child(config) as child:
             while (batch := work.take()) is not None:
-                try:
-                    found = child.ask([pages[i] for i in batch], config.page_seconds + _START_SECONDS)
-                except (_Hung, _Died):
-                    found = [_alone(child, pages[i], config.page_seconds) for i in batch]
-                work.answers.update(zip(batch, found))
+                while batch:
+                    batch = batch[_answered(child, batch, pages, work.answers) :]
     except BaseException as error:  # handed to the main thread, which raises it
         work.error = error
 
 
-def _alone(child: Child, page: Raw, seconds: float) -> dict[str, str]:
+def _answered(
+    child: Child, batch: Sequence[int], pages: Sequence[Raw], answers: dict[int, dict[str, str]]
+) -> int:
+    """Asks for a batch; how many of its pages are done when all are, or the child is gone."""
+    done = 0
     try:
-        if child.process is None:
-            child.ask([Raw("", "web", html=b"<p>ready</p>")], 60)  # starting up is not the page's time
-        return child.ask([page], seconds)[0]
+        for answer in child.ask([pages[i] for i in batch]):
+            answers[batch[done]] = answer
+            done += 1
+    except _Hung:
+        answers[batch[done]] = {"reason": "extractor hung"}
+        done += 1
+    except _Died:
+        answers[batch[done]] = _again(child, pages[batch[done]])
+        done += 1
+    return done
+
+
+def _again(child: Child, page: Raw) -> dict[str, str]:
+    """A second try for a page whose child died: something else may have killed it."""
+    try:
+        return next(child.ask([page]))
     except _Hung:
         return {"reason": "extractor hung"}
     except _Died:

@@ -14,9 +14,11 @@ import numpy as np
 
 from openqwen.data.config import DedupConfig
 from openqwen.data.documents import Document, Dropped
-from openqwen.data.text import TokenStream, batches, grams, mix, token_stream
+from openqwen.data.text import Spans, TokenStream, batches, inside, mix, run_hashes, token_stream
 
-_BLOCK = 1 << 15  # shingles hashed at a time: stays in cache
+_BLOCK = 1 << 16  # shingles hashed at a time: stays in cache
+_ROWS = 1 << 12  # documents or pairs of them at a time
+_SLOT = np.uint64(0x9E3779B97F4A7C15)
 
 
 def s_curve(similarity: float, bands: int, rows: int) -> float:
@@ -46,119 +48,146 @@ def shingles(stream: TokenStream, n: int) -> tuple[np.ndarray, np.ndarray]:
     A document with fewer than n tokens has one shingle, the whole of it: with none, all short documents would have
     the same signature. One without any token has none and is nobody's duplicate.
     """
-    found = grams(stream, n)
-    counts = np.diff(found.bounds)
+    hashes = run_hashes(stream.hashes, n)[inside(stream, n)]
+    counts = np.maximum(stream.lengths - n + 1, 0)
+    bounds = np.concatenate([[0], np.cumsum(counts)])
     short = np.flatnonzero((counts == 0) & (stream.lengths > 0))
     if not len(short):
-        return found.hashes, found.bounds
-    whole = np.array([_whole(stream, int(i)) for i in short], np.uint64)
-    return (
-        np.insert(found.hashes, found.bounds[short], whole),
-        np.concatenate([[0], np.cumsum(counts + np.isin(np.arange(len(counts)), short))]),
-    )
-
-
-def _whole(stream: TokenStream, i: int) -> np.uint64:
-    part = stream.hashes[stream.bounds[i] : stream.bounds[i + 1]]
-    one = TokenStream(part, np.array([0, len(part)]))
-    return grams(one, len(part)).hashes[0]
+        return hashes, bounds
+    whole = Spans(stream.hashes).hashes(stream.bounds[short], stream.bounds[short + 1])
+    counts[short] = 1
+    return np.insert(hashes, bounds[short], whole), np.concatenate([[0], np.cumsum(counts)])
 
 
 def signatures(texts: Sequence[str], n: int, num_hashes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """MinHash signatures (documents, num_hashes) uint32 and the number of shingles of each (documents,)."""
     out = np.full((len(texts), num_hashes), 0xFFFFFFFF, np.uint32)
     sizes = np.zeros(len(texts), np.int64)
-    multipliers, shifts = _hash_family(num_hashes, seed)
     for start, stop in batches(texts):
         hashes, bounds = shingles(token_stream(texts[start:stop]), n)
-        sizes[start:stop] = np.diff(bounds)
-        _minima(hashes, bounds, multipliers, shifts, out[start:stop])
+        sizes[start:stop] = counts = np.diff(bounds)
+        # An empty document would make reduceat return its neighbour's value.
+        filled = np.flatnonzero(counts)
+        out[start + filled] = _minima(hashes, bounds[filled], multipliers(num_hashes, seed))
     return out, sizes
 
 
-def _hash_family(num_hashes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    numbers = mix(np.arange(1, 2 * num_hashes + 1, dtype=np.uint64) + np.uint64(seed << 20))
-    return (numbers[:num_hashes] | np.uint64(1)).astype(np.uint32), numbers[num_hashes:].astype(np.uint32)
+@cache
+def multipliers(count: int, seed: int) -> np.ndarray:
+    """One odd number for each hash function, (count,) uint32.
+
+    Shingles are random numbers already. Multiplying them by an odd one modulo 2**32 puts them into another order.
+    """
+    numbers = mix(np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed << 20))
+    return (numbers >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
 
 
-def _minima(
-    hashes: np.ndarray, bounds: np.ndarray, multipliers: np.ndarray, shifts: np.ndarray, out: np.ndarray
-) -> None:
-    """Fills out (documents, num_hashes) with the least value of every hash function over each document."""
-    low, high = hashes.astype(np.uint32), (hashes >> np.uint64(32)).astype(np.uint32)
-    for begin in range(0, len(hashes), _BLOCK):
-        end = min(begin + _BLOCK, len(hashes))
-        first = int(np.searchsorted(bounds, begin, "right")) - 1
-        last = int(np.searchsorted(bounds, end, "left"))
-        # Documents with shingles in this block; an empty one would make reduceat return its neighbour's value.
-        rows = np.arange(first, last)
-        rows = rows[bounds[rows + 1] > bounds[rows]]
-        starts = np.maximum(bounds[rows], begin) - begin
-        a, b = low[begin:end], high[begin:end]
-        for k, (multiplier, shift) in enumerate(zip(multipliers, shifts)):
-            value = (a ^ shift) * multiplier
-            value += b ^ (value >> np.uint32(15))
-            value *= np.uint32(0x85EBCA6B)
-            out[rows, k] = np.minimum(out[rows, k], np.minimum.reduceat(value, starts))
+def _minima(shingles: np.ndarray, starts: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
+    """The least value of every hash function over each document that begins at starts (d,): (d, functions) uint32."""
+    shingles = (shingles >> np.uint64(32)).astype(np.uint32)
+    blocks = np.arange(0, len(shingles), _BLOCK)
+    pieces = np.union1d(starts, blocks)  # a document that a block's border cuts is two pieces
+    least = np.empty((len(multipliers), len(pieces)), np.uint32)
+    room = np.empty(_BLOCK, np.uint32)
+    for begin in blocks.tolist():
+        block = shingles[begin : begin + _BLOCK]
+        values = room[: len(block)]
+        first, last = np.searchsorted(pieces, [begin, begin + _BLOCK])
+        inner = pieces[first:last] - begin
+        for function, multiplier in enumerate(multipliers):
+            np.multiply(block, multiplier, out=values)
+            np.minimum.reduceat(values, inner, out=least[function, first:last])
+    if len(pieces) > len(starts):
+        least = np.minimum.reduceat(least, np.searchsorted(pieces, starts), axis=1)
+    return least.T
 
 
 def band_keys(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
     """One key a band: (documents, hashes) uint32 -> (documents, bands) uint64."""
-    used = signature[:, : bands * rows].reshape(len(signature), bands, rows).astype(np.uint64)
-    key = np.zeros(used.shape[:2], np.uint64)
-    for row in range(rows):
-        key = mix(key * np.uint64(0x9E3779B97F4A7C15) + used[:, :, row] + np.uint64(row + 1))
-    return key
+    weights = mix(np.arange(1, rows + 1, dtype=np.uint64)) | np.uint64(1)
+    keys = np.zeros((len(signature), bands), np.uint64)
+    for start in range(0, len(signature), _ROWS):
+        part = signature[start : start + _ROWS, : bands * rows]
+        key = keys[start : start + _ROWS]
+        for row, weight in enumerate(weights):
+            key += part[:, row::rows] * weight
+    return mix(keys)
+
+
+def bucket_edges(keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Edges (edges, 2) between the documents ids (d,) that share a key (d,) in one band, in proportion to their number.
+
+    Every member of a bucket is joined to the one of least id and to its neighbour, never all with all: where
+    verification rejects the first, a chain still holds the others together.
+    """
+    crowded = _crowded(keys)  # most keys occur once and need no sorting
+    keys, ids = keys[crowded], ids[crowded]
+    order = np.lexsort((ids, keys))
+    keys, ids = keys[order], ids[order]
+    same = keys[1:] == keys[:-1]
+    first = np.maximum.accumulate(np.where(np.concatenate([[False], same]), 0, np.arange(len(keys))))
+    star = np.stack([ids[first[1:]], ids[1:]], axis=1)[same]
+    chain = np.stack([ids[:-1], ids[1:]], axis=1)[same]
+    return np.concatenate([star, chain[star[:, 0] != chain[:, 0]]])
+
+
+def _crowded(keys: np.ndarray) -> np.ndarray:
+    """Places of the keys whose slot is shared: all repeated keys, and of the others one in five."""
+    bits = len(keys).bit_length() + 2
+    slots = (keys * _SLOT >> np.uint64(64 - bits)).astype(np.int64)
+    return np.flatnonzero(np.bincount(slots)[slots] > 1)
 
 
 def bucket_pairs(keys: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Distinct candidate pairs (pairs, 2): every member of a bucket with the bucket's first, never all with all."""
-    found = []
+    """Distinct edges (pairs, 2) of all bands: keys (documents, bands), present (documents,) bool."""
     members = np.flatnonzero(present)
-    for band in range(keys.shape[1]):
-        column = keys[members, band]
-        order = np.argsort(column, kind="stable")
-        ordered, who = column[order], members[order]
-        new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        head = who[np.maximum.accumulate(np.where(new, np.arange(len(who)), 0))]
-        found.append(np.stack([head[~new], who[~new]], axis=1))
-        # The neighbour as well: where verification rejects the head, a chain still holds the others together.
-        found.append(np.stack([who[:-1], who[1:]], axis=1)[~new[1:]])
-    return np.unique(np.concatenate(found), axis=0)
+    edges = np.concatenate([bucket_edges(column, members) for column in keys[members].T])
+    # np.unique keeps a table of hashes, which is slower on millions.
+    codes = np.sort(edges[:, 0] * len(keys) + edges[:, 1])
+    codes = codes[np.diff(codes, prepend=-1) != 0]
+    return np.stack([codes // len(keys), codes % len(keys)], axis=1)
 
 
 def components(pairs: np.ndarray, size: int) -> np.ndarray:
-    """Smallest member of each element's connected component, (size,) int64 (union-find with halving)."""
-    parent = list(range(size))
+    """Smallest member of each element's connected component, (size,) int64.
 
-    def root(x: int) -> int:
-        while parent[x] != x:
-            parent[x] = parent[parent[x]]
-            x = parent[x]
-        return x
-
-    for a, b in pairs.tolist():
-        a, b = root(a), root(b)
-        if a != b:
-            parent[max(a, b)] = min(a, b)
-    return np.array([root(x) for x in range(size)], np.int64)
+    All edges at once hang the larger of two roots under the smaller, then every path is made one step long: a few
+    rounds even for one path through everything.
+    """
+    root = np.arange(size)
+    left, right = pairs[:, 0], pairs[:, 1]
+    while len(left):
+        left, right = root[left], root[right]
+        apart = left != right
+        left, right = left[apart], right[apart]
+        np.minimum.at(root, np.maximum(left, right), np.minimum(left, right))
+        while (root != (above := root[root])).any():
+            root = above
+    return root
 
 
 def agreement(signature: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarity of each pair: the share of equal hashes, (pairs,) float."""
-    return (signature[pairs[:, 0]] == signature[pairs[:, 1]]).mean(axis=1)
+    parts = [pairs[start : start + _ROWS] for start in range(0, len(pairs), _ROWS)]
+    equal = [(signature[part[:, 0]] == signature[part[:, 1]]).mean(axis=1) for part in parts]
+    return np.concatenate([*equal, np.empty(0)])
 
 
-def clusters(texts: Sequence[str], config: DedupConfig, seed: int = 0) -> np.ndarray:
-    """For every text the index of the first text of its cluster of near duplicates."""
-    signature, sizes = signatures(texts, config.shingle, config.num_hashes, seed)
-    if not len(texts) or not sizes.any():
-        return np.arange(len(texts))
+def cluster(signature: np.ndarray, sizes: np.ndarray, config: DedupConfig) -> np.ndarray:
+    """For every signature the index of the first document of its cluster of near duplicates, (documents,) int64.
+
+    sizes: how many shingles each has; without any it is nobody's duplicate.
+    """
     bands, rows = choose_bands(config.threshold, config.num_hashes)
     pairs = bucket_pairs(band_keys(signature, bands, rows), sizes > 0)
     if config.verify > 0:
         pairs = pairs[agreement(signature, pairs) >= config.verify]
-    return components(pairs, len(texts))
+    return components(pairs, len(signature))
+
+
+def clusters(texts: Sequence[str], config: DedupConfig, seed: int = 0) -> np.ndarray:
+    """For every text the index of the first text of its cluster of near duplicates."""
+    return cluster(*signatures(texts, config.shingle, config.num_hashes, seed), config)
 
 
 def deduplicate(

@@ -7,13 +7,11 @@ data: share wanted, share had, epochs. Fractions of an epoch are a fixed choice 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from openqwen.core.errors import UsageError, did_you_mean
 from openqwen.data.config import MixConfig
-from openqwen.data.documents import Document
 
 
 def unit_hash(seed: int, *parts: str) -> float:
@@ -24,28 +22,29 @@ def unit_hash(seed: int, *parts: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def group_of(document: Document, proportions: dict[str, float]) -> str | None:
+Sizes = Mapping[tuple[str, str], tuple[int, int]]  # (source, lang) -> documents, bytes
+
+
+def group_of(source: str, lang: str, proportions: Mapping[str, float]) -> str | None:
     """The most specific group the settings name: "source/lang", then "source"."""
-    specific = f"{document.source}/{document.lang}"
-    return (
-        specific if specific in proportions else document.source if document.source in proportions else None
-    )
+    specific = f"{source}/{lang}"
+    return specific if specific in proportions else source if source in proportions else None
 
 
-def plan(documents: Sequence[Document], config: MixConfig) -> list[dict[str, Any]]:
+def plan(found: Sizes, config: MixConfig) -> list[dict[str, Any]]:
     """Epochs of each named group: [{"group", "documents", "bytes", "share", "target", "epochs", "capped"}].
 
     What is not named stays at one epoch and takes what the named shares leave. Nothing is cut below one epoch.
     """
-    sizes: dict[str | None, list[int]] = defaultdict(lambda: [0, 0])
-    for document in documents:
-        entry = sizes[group_of(document, config.proportions)]
-        entry[0] += 1
-        entry[1] += len(document.text.encode("utf-8", "replace"))
-    _check(config, documents, sizes)
+    _check(config, found)
+    sizes: dict[str | None, tuple[int, int]] = {}
+    for (source, lang), (count, size) in found.items():
+        group = group_of(source, lang, config.proportions)
+        before = sizes.get(group, (0, 0))
+        sizes[group] = (before[0] + count, before[1] + size)
     total = sum(size for _, size in sizes.values())
-    named = {g: s for g, s in config.proportions.items() if sizes[g][1]}
-    scale = _total_bytes(named, sizes, total)
+    named = {g: s for g, s in config.proportions.items() if sizes.get(g, (0, 0))[1]}
+    scale = _total_bytes(named, {g: sizes[g][1] for g in named}, total)
     table = []
     for group, share in named.items():
         count, size = sizes[group]
@@ -60,11 +59,11 @@ def plan(documents: Sequence[Document], config: MixConfig) -> list[dict[str, Any
     return table
 
 
-def _check(config: MixConfig, documents: Sequence[Document], sizes: dict[str | None, list[int]]) -> None:
+def _check(config: MixConfig, found: Sizes) -> None:
     shares = config.proportions.values()
     if any(not 0 < share < 1 for share in shares) or sum(shares) > 1:
         raise UsageError("shares must lie between 0 and 1 and not exceed 1 together", where="mix.proportions")
-    known = sorted({d.source for d in documents} | {f"{d.source}/{d.lang}" for d in documents})
+    known = sorted({source for source, _ in found} | {f"{source}/{lang}" for source, lang in found})
     for group in config.proportions:
         if group not in known:
             raise UsageError(
@@ -74,25 +73,22 @@ def _check(config: MixConfig, documents: Sequence[Document], sizes: dict[str | N
             )
 
 
-def _total_bytes(named: dict[str, float], sizes: dict[str | None, list[int]], total: int) -> float:
+def _total_bytes(named: Mapping[str, float], sizes: Mapping[str, int], total: int) -> float:
     """The least corpus size at which every group has its share without being cut."""
-    rest = total - sum(sizes[g][1] for g in named)
+    rest = total - sum(sizes.values())
     free = 1 - sum(named.values())
-    needed = [sizes[g][1] / share for g, share in named.items()]
+    needed = [sizes[g] / share for g, share in named.items()]
     if rest and free > 1e-9:
         needed.append(rest / free)
     return max(needed, default=float(total))
 
 
-def repeat(
-    documents: Sequence[Document], config: MixConfig, seed: int
-) -> tuple[list[Document], list[dict[str, Any]]]:
-    """The documents with their repetitions (same id: they are the same document) and the plan."""
-    table = plan(documents, config)
-    epochs = {row["group"]: row["epochs"] for row in table}
-    out = []
-    for document in documents:
-        times = epochs.get(group_of(document, config.proportions), 1.0)
-        whole = int(times)
-        out += [document] * (whole + (unit_hash(seed, "mix", document.id) < times - whole))
-    return out, table
+def times(ident: str, epochs: float, seed: int) -> int:
+    """How often a document is repeated: whole epochs, and once more by the hash of its id."""
+    whole = int(epochs)
+    return whole + (unit_hash(seed, "mix", ident) < epochs - whole)
+
+
+def is_valid(ident: str, fraction: float, seed: int) -> bool:
+    """Whether a document is held out for validation."""
+    return unit_hash(seed, "valid", ident) < fraction

@@ -12,7 +12,7 @@ order and any vocabulary fit in 64 bits, and fitting is one sort an order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,22 @@ class NgramModel:
     def num_grams(self) -> list[int]:
         """Distinct n-grams of each order."""
         return [len(o.codes) for o in self._orders]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything the model holds, by name: what `from_arrays` takes."""
+        found = {"vocab_size": np.array([self.vocab_size])}
+        for n, order in enumerate(self._orders, 1):
+            found |= {f"{n}.codes": order.codes, f"{n}.share": order.share, f"{n}.backoff": order.backoff}
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NgramModel:
+        """The model of `arrays`."""
+        orders = [
+            _Order(arrays[f"{n}.codes"], arrays[f"{n}.share"], arrays[f"{n}.backoff"])
+            for n in range(1, len(arrays) // 3 + 1)
+        ]
+        return cls(int(arrays["vocab_size"][0]), orders)
 
     @classmethod
     def fit(cls, documents: Sequence[Ids], order: int = 5, vocab_size: int | None = None) -> NgramModel:

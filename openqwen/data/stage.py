@@ -1,14 +1,20 @@
 """The data stage: raw documents in, a corpus with an account of every document out.
 
 Report §2.1, in its order: extraction, language, exact and fuzzy deduplication, rules and models for quality,
-decontamination, up-sampling. Sources, limits and the account (stats.json, dropped/) are ours.
+decontamination, up-sampling. Sources, limits and the account (stats.json, dropped/, verdicts/) are ours.
+
+Documents are cut into shards; a step is one task or several over each of them (task.py, runner.py), and this module
+only says which, and which files go from one to the next.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,26 +23,55 @@ from openqwen.core.artifact import (
     Artifact,
     Run,
     find,
+    input_content,
     need_disk,
     open_inputs,
+    sha256_file,
     stage_run,
     write_json,
     write_jsonl,
 )
 from openqwen.core.config import Resolved
-from openqwen.core.console import Progress
-from openqwen.core.errors import DataError
-from openqwen.core.jsonl import write_jsonl_zst
-from openqwen.data import classifier, decontaminate, exact, language, minhash, mix, quality, truth
+from openqwen.core.errors import DataError, UsageError, did_you_mean
+from openqwen.data import (
+    classifier,
+    classifier_stage,
+    dedup,
+    filters,
+    leaks,
+    lm,
+    minhash,
+    mix,
+    output,
+    read,
+    truth,
+)
 from openqwen.data.config import DataConfig
-from openqwen.data.documents import Bad, Document, Dropped, Funnel, Raw
-from openqwen.data.extract import extract, tidy
-from openqwen.data.lm import filter_noise
-from openqwen.data.pydoc_pages import pydoc_pages, stdlib_sources
-from openqwen.data.sources import read_path
+from openqwen.data.documents import Bad
+from openqwen.data.runner import Pipeline, make_runner
+from openqwen.data.sources.files import File, find_files
+from openqwen.data.sources.hub import parts_of
+from openqwen.data.store import Output, Store, is_address, refuse_password
+from openqwen.data.task import Facts, Record, Task, Work
 
 KIND = "corpus"
 PRIMER = "primer/"  # before the file names of the primer's pages
+# Beginnings of ids that belong to built-in sources: an input's file of such a name gets "input/" before it.
+_RESERVED = ("primer/", "pydoc/", "stdlib/", "input/")
+
+
+@dataclass
+class _Shard:
+    """One shard: its documents, and what each step so far said about them."""
+
+    number: int
+    documents: Output
+    verdicts: dict[str, Output]
+
+    @property
+    def inputs(self) -> dict[str, list[Output]]:
+        """What a step reads."""
+        return {"documents": [self.documents], "verdicts": [list(self.verdicts.values())[-1]]}
 
 
 @dataclass
@@ -45,60 +80,125 @@ class _State:
 
     config: DataConfig
     run: Run
+    pipeline: Pipeline
     bad: Bad
-    funnel: Funnel
-    known: truth.Truth | None = None
-    accuracy: dict[str, Any] = field(default_factory=dict)
+    shards: list[_Shard] = field(default_factory=list)
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
+    bytes_in: int = 0
+
+    @property
+    def left(self) -> int:
+        """Documents that no step has dropped."""
+        return self.funnel[-1]["out"]
+
+    def each(
+        self,
+        name: str,
+        function: Callable[[Work], Facts],
+        settings: Mapping[str, Any],
+        inputs: Callable[[_Shard], Mapping[str, Sequence[Output]]] = lambda shard: {},
+    ) -> list[Record]:
+        """One task for each shard, which reads the shard and `inputs`."""
+        return self.pipeline.run(
+            [
+                Task(
+                    f"{name}/{s.number:05d}",
+                    function,
+                    {**s.inputs, **inputs(s)},
+                    {**settings, "shard": s.number},
+                )
+                for s in self.shards
+            ]
+        )
+
+    def parts(
+        self,
+        name: str,
+        function: Callable[[Work], Facts],
+        inputs: Mapping[str, Sequence[Output]],
+        settings: Mapping[str, Any],
+        count: int,
+    ) -> list[Record]:
+        """One task for each part of an exchange."""
+        return self.pipeline.run(
+            [Task(f"{name}/{i:05d}", function, inputs, {**settings, "part": i}) for i in range(count)]
+        )
+
+    def step(
+        self,
+        name: str,
+        function: Callable[[Work], Facts],
+        settings: Mapping[str, Any],
+        inputs: Callable[[_Shard], Mapping[str, Sequence[Output]]] = lambda shard: {},
+    ) -> None:
+        """A step that judges each shard: a line of the funnel, and verdicts for the next step."""
+        records = self.each(name, function, settings, inputs)
+        for shard, record in zip(self.shards, records):
+            shard.verdicts[name] = record.outputs["verdicts"]
+        self.note(name, [record.facts for record in records])
+
+    def note(self, name: str, lines: Sequence[Facts]) -> None:
+        """Adds a line to the funnel from those of the shards."""
+        reasons: Counter[str] = Counter()
+        for line in lines:
+            reasons.update(line["dropped"])
+        total = {key: sum(line[key] for line in lines) for key in ("in", "out", "bytes_out")}
+        ordered = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+        self.funnel.append({"step": name, **total, "dropped": ordered})
 
 
 def run(resolved: Resolved[DataConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """Builds a corpus from {"primer": artefact} and/or {"input": file or folder} and the built-in sources."""
+    """Builds a corpus from {"primer": artefact} and/or {"input": file or folder} and the sources of the settings."""
     opened = open_inputs(inputs, {"primer": "primer"})
     config = resolved.config
-    _check_inputs(config, opened)
-    need_disk(out, 64 << 20)
-    with stage_run(out, KIND, resolved, opened) as stage:
-        began = time.monotonic()
-        state = _State(config, stage, Bad(config.bad_fraction), Funnel(out / "dropped"))
-        primer = opened.get("primer")
-        if isinstance(primer, Artifact):
-            state.known = truth.Truth.read(primer.file("truth.jsonl"), PRIMER)
-        raws = _read(state, opened)
-        size_in = sum(len(r.html or b"") + len((r.text or "").encode("utf-8", "replace")) for r in raws)
-        documents = _documents(state, raws)
-        documents = _steps(state, documents, opened)
-        if not documents:
-            raise DataError(
-                "no document is left: every one was dropped",
-                where=str(out / "dropped"),
-                fix="read the reasons there, then relax the settings or give other input",
-            )
-        _write(state, documents, size_in, time.monotonic() - began)
-    artifact = find(out)
-    assert artifact is not None  # stage_run has just written DONE
-    return artifact
-
-
-def _check_inputs(config: DataConfig, opened: dict[str, Any]) -> None:
-    if not opened and not (config.sources.pydoc or config.sources.stdlib):
+    if not opened and not any(
+        (config.sources.pydoc, config.sources.stdlib, config.sources.addresses, config.sources.hub)
+    ):
         raise DataError(
             "nothing to read",
             where="inputs of the data stage",
             fix="give --input PATH, a primer, or switch on --sources.pydoc or --sources.stdlib",
         )
+    for address in (*config.sources.addresses, config.runner.store or ""):
+        refuse_password(address)
+    need_disk(out, 64 << 20)
+    with stage_run(out, KIND, resolved, opened) as stage, closing(make_runner(config.runner)) as runner:
+        began = time.monotonic()
+        store = Store(config.runner.store or str((stage.checkpoints / "shards").absolute()))
+        state = _State(config, stage, Pipeline(store, runner), Bad(config.bad_fraction))
+        for name, step in STEPS.items():
+            start = time.monotonic()
+            step(state, opened)
+            state.seconds[name] = round(time.monotonic() - start, 2)
+        _write(state, _accuracy(state, opened.get("primer")), time.monotonic() - began)
+        if not config.runner.store:
+            shutil.rmtree(stage.checkpoints)
+    artifact = find(out)
+    assert artifact is not None  # stage_run has just written DONE
+    return artifact
 
 
-def _read(state: _State, opened: dict[str, Any]) -> list[Raw]:
-    """All raw documents with unique ids. DataError where there is nothing to read."""
-    config, found = state.config, []
-    began = time.monotonic()
-    for raw in _all_sources(state, opened):
-        found.append(raw)
-        state.bad.seen += 1
-    state.seconds["read"] = round(time.monotonic() - began, 2)
+def _extract(state: _State, opened: Mapping[str, Any]) -> None:
+    """Reads all sources into shards. DataError where there is nothing to read, or too much that cannot be."""
+    lines = []
+    for record in state.pipeline.run(_read_tasks(state, opened)):
+        state.bad.seen += record.facts["seen"]
+        state.bytes_in += record.facts["bytes"]
+        for line in state.pipeline.store.verified(record.outputs["skipped"]).split(b"\n"):
+            if line:
+                found = json.loads(line)
+                (state.bad.odd if found.pop("read") else state.bad.records).append(found)
+        for number, facts in enumerate(record.facts["shards"]):
+            documents, verdicts = (
+                record.outputs[f"{name}-{number:05d}"] for name in ("documents", "verdicts")
+            )
+            state.shards.append(_Shard(len(state.shards), documents, {"extract": verdicts}))
+            lines.append(facts)
     write_jsonl(state.run.path / "skipped.jsonl", state.bad.records)
-    if not found:
+    write_jsonl(state.run.path / "odd.jsonl", state.bad.odd)
+    if not lines:
         first = state.bad.records[0] if state.bad.records else {"reason": "no files", "where": "inputs"}
         raise DataError(
             f"no readable document ({len(state.bad.records)} files or records skipped; the first: {first['reason']})",
@@ -106,195 +206,291 @@ def _read(state: _State, opened: dict[str, Any]) -> list[Raw]:
             fix="give a folder with HTML, text, JSONL, Parquet or WARC files",
         )
     state.bad.check()
-    seen: Counter[str] = Counter()
-    for raw in found:
-        seen[raw.id] += 1
-        if seen[raw.id] > 1:  # two records may claim one id; ours must tell them apart
-            raw.id = f"{raw.id}~{seen[raw.id]}"
-    if config.sources.pydoc_bytes and state.bad.records:
-        state.run.log(f"skipped {len(state.bad.records)}: {state.bad.reasons}")
-    return found
+    state.note("extract", lines)
 
 
-def _all_sources(state: _State, opened: dict[str, Any]) -> Iterator[Raw]:
-    settings = state.config.sources
+def _read_tasks(state: _State, opened: Mapping[str, Any]) -> list[Task]:
+    """Tasks that read the sources, in their order."""
+    sources = state.config.sources
+    common = {
+        "sources": sources.model_dump(mode="json", exclude={"addresses", "hub"}),
+        "extract": state.config.extract.model_dump(mode="json"),
+        "shard_bytes": state.config.shard_bytes,
+        "source": None,
+    }
+    kinds: list[tuple[dict[str, Any], str]] = []
+    for files, source in _file_groups(state, opened):
+        kinds.append(
+            (
+                {"kind": "files", "files": read.packed(files), "source": source},
+                f"{files[0].address} to {files[-1].address}",
+            )
+        )
+    kinds += [
+        ({"kind": "hub", "part": list(part)}, f"{part.name}, part {part.part}")
+        for spec in sources.hub
+        for part in parts_of(spec)
+    ]
+    kinds += [({"kind": name}, name) for name in ("pydoc", "stdlib") if getattr(sources, name)]
+    return [
+        Task(f"extract/{i:05d}", read.read, {}, {**common, **own}, about)
+        for i, (own, about) in enumerate(kinds)
+    ]
+
+
+def _file_groups(state: _State, opened: Mapping[str, Any]) -> list[tuple[list[File], str | None]]:
+    """Files that one task reads, and the source label they all get."""
+    limit = state.config.shard_bytes
+    out: list[tuple[list[File], str | None]] = []
     primer = opened.get("primer")
     if isinstance(primer, Artifact):
-        for raw in read_path(primer.file("pages"), settings, state.bad):
-            raw.id = raw.file = f"{PRIMER}pages/{raw.file}"
-            raw.source = "primer"
-            yield raw
+        files = [
+            File(f.address, f"{PRIMER}pages/{f.name}", f.size, f.modified)
+            for f in _found(state, str(primer.file("pages")))
+        ]
+        out += [(group, "primer") for group in read.groups(files, limit)]
     if "input" in opened:
         path = opened["input"]
-        yield from read_path(path.path if isinstance(path, Artifact) else path, settings, state.bad)
-    if settings.pydoc:
-        yield from pydoc_pages(settings)
-    if settings.stdlib:
-        yield from stdlib_sources(settings)
-
-
-def _documents(state: _State, raws: Sequence[Raw]) -> list[Document]:
-    """Text of every raw document: extraction for pages, tidying for the rest."""
-    pages = [raw for raw in raws if raw.html is not None]
-    plain = [raw for raw in raws if raw.html is None]
-    began = time.monotonic()
-    with Progress("extract", total=len(pages)) as bar:
-        kept, dropped = extract(pages, state.config.extract, bar.update)
-    kept = _within_budget(state, kept)
-    for raw in plain:
-        document = Document(raw.id, tidy(raw.text or ""), raw.source, raw.lang, raw.file)
-        if document.text.strip():
-            kept.append(document)
-        else:
-            dropped.append(Dropped(document, "no text"))
-    state.seconds["extract"] = round(time.monotonic() - began, 2)
-    state.funnel.note("extract", len(kept) + len(dropped), kept, dropped)
-    if state.known:
-        state.accuracy["extract"] = truth.extraction(state.known, kept)
-    return kept
-
-
-def _within_budget(state: _State, documents: list[Document]) -> list[Document]:
-    """pydoc's pages are a supply, not an input: those beyond the budget were never asked for."""
-    left, out = state.config.sources.pydoc_text_bytes, []
-    for document in documents:
-        if document.source == "docs" and document.id.startswith("pydoc/"):
-            if left <= 0:
-                continue
-            left -= len(document.text.encode("utf-8", "replace"))
-        out.append(document)
+        files = [
+            File(f.address, f"input/{f.name}" if f.name.startswith(_RESERVED) else f.name, f.size, f.modified)
+            for f in _found(state, str(path.path if isinstance(path, Artifact) else path))
+        ]
+        out += [(group, None) for group in read.groups(files, limit)]
+    for root in state.config.sources.addresses:
+        files = _found(state, root)
+        if not is_address(root):  # names within an address are whole addresses already
+            files = [File(f.address, f"{root.rstrip('/')}/{f.name}", f.size, f.modified) for f in files]
+        out += [(group, None) for group in read.groups(files, limit)]
     return out
 
 
-def _steps(state: _State, documents: list[Document], opened: dict[str, Any]) -> list[Document]:
-    """Language to decontamination, in the report's order."""
-    config = state.config
-    documents, dropped = _step(state, "language", lambda d: language.identify(d, config.language), documents)
-    _judge(state, "language", documents, dropped, "other-language")
-    if config.dedup.exact:
-        documents, dropped = _step(state, "exact", exact.deduplicate, documents)
-        if state.known:
-            state.accuracy["exact"] = truth.by_group(state.known, documents, dropped, ["exact-duplicate"])
-    if config.dedup.fuzzy:
-        documents, dropped = _step(
-            state, "fuzzy", lambda d: minhash.deduplicate(d, config.dedup, config.seed), documents
+def _found(state: _State, root: str) -> list[File]:
+    files, ignored = find_files(root, state.bad)
+    state.ignored.update(ignored)
+    return files
+
+
+def _language(state: _State, opened: Mapping[str, Any]) -> None:
+    state.step("language", filters.identify, {"language": state.config.language.model_dump(mode="json")})
+
+
+def _exact(state: _State, opened: Mapping[str, Any]) -> None:
+    if state.config.dedup.exact:
+        parts = _num_parts(state, 1)
+        keys = [r.outputs["keys"] for r in state.each("exact.keys", dedup.exact_keys, {"parts": parts})]
+        copies = state.parts("exact.copies", dedup.exact_copies, {"keys": keys}, {}, parts)
+        _drop_copies(state, "exact", "exact duplicate", copies)
+
+
+def _fuzzy(state: _State, opened: Mapping[str, Any]) -> None:
+    config = state.config.dedup
+    if config.fuzzy:
+        parts = _num_parts(state, minhash.choose_bands(config.threshold, config.num_hashes)[0])
+        made = config.model_dump(mode="json", include={"shingle", "num_hashes", "threshold"})
+        settings = {"dedup": made, "seed": state.config.seed, "parts": parts}
+        signed = state.each("fuzzy.signatures", dedup.signatures, settings)
+        bands = [record.outputs["bands"] for record in signed]
+        edges = state.parts("fuzzy.edges", dedup.edges, {"bands": bands}, {}, parts)
+        inputs = {
+            "edges": [record.outputs["edges"] for record in edges],
+            "signatures": [record.outputs["signatures"] for record in signed],
+        }
+        judged = config.model_dump(mode="json", include={"num_hashes", "verify"})
+        clusters = state.parts("fuzzy.clusters", dedup.clusters, inputs, {"dedup": judged}, 1)
+        _drop_copies(state, "fuzzy", "near duplicate", clusters)
+
+
+def _drop_copies(state: _State, name: str, reason: str, records: Sequence[Record]) -> None:
+    copies = [record.outputs["copies"] for record in records]
+    state.step(name, dedup.drop_copies, {"reason": reason}, lambda shard: {"copies": copies})
+
+
+def _num_parts(state: _State, rows: int) -> int:
+    """Parts of an exchange to which every document gives some rows."""
+    return max(1, -(-state.left * rows // state.config.runner.exchange_rows))
+
+
+def _spam(state: _State, opened: Mapping[str, Any]) -> None:
+    _classify(state, "spam", state.config.quality.spam)
+
+
+def _offensive(state: _State, opened: Mapping[str, Any]) -> None:
+    _classify(state, "offensive", state.config.quality.offensive)
+
+
+def _quality(state: _State, opened: Mapping[str, Any]) -> None:
+    _classify(state, "quality", state.config.quality.quality)
+
+
+def _classify(state: _State, name: str, threshold: float) -> None:
+    config = state.config.quality
+    if unknown := sorted(set(config.models) - set(classifier.JUDGEMENTS)):
+        raise UsageError(
+            f"no step asks a classifier {unknown[0]!r}.{did_you_mean(unknown[0], classifier.JUDGEMENTS)}",
+            where="quality.models",
+            fix=f"name one of {', '.join(classifier.JUDGEMENTS)}",
         )
-        if state.known:
-            labels = ["exact-duplicate", "near-duplicate"]
-            state.accuracy["fuzzy"] = truth.by_group(state.known, documents, dropped, labels)
-    documents = _quality(state, documents)
-    return _decontaminate(state, documents, opened)
-
-
-def _step(
-    state: _State, name: str, step: Any, documents: list[Document]
-) -> tuple[list[Document], list[Dropped]]:
-    began = time.monotonic()
-    kept, dropped = state.funnel.apply(name, step, documents)
-    state.seconds[name] = round(time.monotonic() - began, 2)
-    return kept, dropped
-
-
-def _judge(state: _State, name: str, kept: list[Document], dropped: list[Dropped], label: str) -> None:
-    if state.known:
-        state.accuracy[name] = truth.by_label(state.known, kept, dropped, label)
-
-
-def _quality(state: _State, documents: list[Document]) -> list[Document]:
-    """Rules, then the classifiers, then the language model."""
-    settings = state.config.quality
-    path = Path(settings.examples) if settings.examples else classifier.EXAMPLES
-    if not path.is_file():
-        raise DataError("no such file of examples", where=str(path), fix="mend quality.examples")
-    examples = classifier.read_examples(path)
-    for label, threshold in (("spam", settings.spam), ("offensive", settings.offensive)):
-        model = classifier.train(examples, label)
-        documents, dropped = _step(
-            state,
-            label,
-            lambda d, m=model, n=label, t=threshold: classifier.filter_label(d, m, n, t),
-            documents,
+    label = classifier.JUDGEMENTS[name].label
+    if name in config.models:
+        path = classifier_stage.model_of(Path(config.models[name]), label)
+        task = Task(
+            f"{name}.model/00000",
+            filters.bring,
+            {},
+            {"path": str(path), "content": sha256_file(path)},
+            str(path),
         )
-        _judge(state, label, documents, dropped, label)
-    if settings.rules:
-        with Progress("rules", total=len(documents)) as bar:
-            documents, dropped = _step(
-                state, "rules", lambda d: quality.filter_rules(d, bar.update), documents
-            )
-        _judge(state, "rules", documents, dropped, "boilerplate")
-    if settings.lm:
-        documents, dropped = _step(
-            state, "lm", lambda d: filter_noise(d, settings, state.config.seed), documents
+    else:
+        path = classifier.EXAMPLES
+        settings = {"label": label, "content": sha256_file(path)}
+        task = Task(f"{name}.model/00000", filters.train, {}, settings, str(path))
+    model = [state.pipeline.run([task], here=True)[0].outputs["model"]]
+    judged = {"name": name, "threshold": threshold, "drop": config.drop}
+    state.step(name, filters.classify, judged, lambda shard: {"model": model})
+
+
+def _rules(state: _State, opened: Mapping[str, Any]) -> None:
+    config = state.config.quality
+    if config.rules:
+        state.step(
+            "rules", filters.rules, {"limits": config.limits.model_dump(mode="json"), "drop": config.drop}
         )
-    return documents
 
 
-def _decontaminate(state: _State, documents: list[Document], opened: dict[str, Any]) -> list[Document]:
-    settings = state.config.decontaminate
-    paths = [Path(p) for p in settings.benchmarks]
+def _lm(state: _State, opened: Mapping[str, Any]) -> None:
+    config = state.config.quality
+    if config.lm:
+        budget, seed = {"bytes": config.lm_train_bytes}, {"seed": state.config.seed}
+        models: list[Output] = []
+        if state.left >= lm.ENOUGH:
+            samples = [r.outputs["sample"] for r in state.each("lm.sample", lm.sample, {**budget, **seed})]
+            order = {"order": config.lm_order}
+            trained = state.parts("lm.models", lm.models, {"samples": samples}, {**budget, **order}, 1)
+            models = [trained[0].outputs["models"]]
+        settings = {"max_bits": config.lm_max_bits, "drop": config.drop, **seed}
+        state.step("lm", lm.drop_noise, settings, lambda shard: {"models": models})
+
+
+def _decontaminate(state: _State, opened: Mapping[str, Any]) -> None:
+    config = state.config.decontaminate
+    paths = [Path(path) for path in config.benchmarks]
     primer = opened.get("primer")
     if isinstance(primer, Artifact):
         paths.append(primer.file("benchmarks"))
-    if not settings.enabled or not paths:
-        return documents
-    index = decontaminate.Index(decontaminate.read_benchmarks(paths, settings.n), settings)
-    documents, dropped = _step(
-        state, "decontaminate", lambda d: decontaminate.decontaminate(d, index, settings), documents
+    if not config.enabled or not paths:
+        return
+    settings = {"decontaminate": config.model_dump(mode="json")}
+    content = {str(path): input_content(path) if path.exists() else None for path in paths}
+    own = {**settings, "paths": [str(path) for path in paths], "content": content}
+    about = ", ".join(map(str, paths))
+    found = state.pipeline.run([Task("decontaminate.items/00000", leaks.items, {}, own, about)], here=True)[0]
+    items = [found.outputs["items"]]
+    scanned = state.each("decontaminate.hits", leaks.scan, settings, lambda shard: {"items": items})
+    spread = [record.outputs["spread"] for record in scanned]
+    counted = state.parts("decontaminate.phrases", leaks.common, {"spread": spread}, settings, 1)
+    phrases = [counted[0].outputs["phrases"]]
+    state.step(
+        "decontaminate",
+        leaks.drop_overlap,
+        settings,
+        lambda shard: {"items": items, "hits": [scanned[shard.number].outputs["hits"]], "phrases": phrases},
     )
-    _judge(state, "decontaminate", documents, dropped, "leak")
-    state.run.fact(benchmark_items=len(index.items), benchmark_items_too_short=len(index.too_short))
-    return documents
+    state.run.fact(benchmark_items=found.facts["items"], benchmark_items_too_short=found.facts["too_short"])
 
 
-def _write(state: _State, documents: list[Document], size_in: int, seconds: float) -> None:
-    """Mixes, splits, writes shards, samples, stats and facts."""
-    config, out = state.config, state.run.path
-    valid = [d for d in documents if mix.unit_hash(config.seed, "valid", d.id) < config.valid_fraction]
-    held = {d.id for d in valid}
-    train, table = mix.repeat([d for d in documents if d.id not in held], config.mix, config.seed)
-    need_disk(out, 2 * sum(len(d.text.encode("utf-8", "replace")) for d in [*train, *valid]))
-    for name, split in (("train", train), ("valid", valid)):
-        _shards(out / name, split, config.shard_bytes)
-    groups = Counter(f"{d.source}/{d.lang}" for d in train)
-    bytes_out = sum(len(d.text.encode("utf-8", "replace")) for d in [*train, *valid])
+# The report's order. Each step takes what the one before it left.
+STEPS: dict[str, Callable[[_State, Mapping[str, Any]], None]] = {
+    "extract": _extract,
+    "language": _language,
+    "exact": _exact,
+    "fuzzy": _fuzzy,
+    "spam": _spam,
+    "offensive": _offensive,
+    "rules": _rules,
+    "quality": _quality,
+    "lm": _lm,
+    "decontaminate": _decontaminate,
+}
+
+
+def _accuracy(state: _State, primer: Artifact | Path | None) -> dict[str, Any]:
+    """How right each step was, by the primer's truth if there is a primer."""
+    if not isinstance(primer, Artifact):
+        return {}
+    known = truth.Truth.read(primer.file("truth.jsonl"), PRIMER)
+    store = state.pipeline.store
+    return truth.judge(known, store, [(shard.documents, shard.verdicts) for shard in state.shards])
+
+
+def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
+    """Mixes, writes the corpus and its account. DataError if nothing is left."""
+    config, path = state.config, state.run.path
+    settings = {"seed": config.seed, "valid_fraction": config.valid_fraction}
+    sizes: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    for record in state.each("mix.sizes", output.sizes, settings):
+        for source, lang, count, size in record.facts["sizes"]:
+            counts[source, lang] += count
+            sizes[source, lang] += size
+    table = (
+        mix.plan({group: (counts[group], size) for group, size in sizes.items()}, config.mix) if sizes else []
+    )
+    need_disk(path, 2 * sum(sizes.values()))
+    more = {
+        "steps": [line["step"] for line in state.funnel],
+        "epochs": {row["group"]: row["epochs"] for row in table},
+    }
+    written = state.each(
+        "corpus",
+        output.write,
+        {**settings, **more},
+        lambda shard: {"verdicts": list(shard.verdicts.values())},
+    )
+    _fetch(state, written)
+    facts = [record.facts for record in written]
+    groups: Counter[str] = Counter()
+    samples: dict[str, str] = {}
+    for fact in facts:
+        groups.update(fact["groups"])
+        samples = {**fact["samples"], **samples}
+    train, valid, left, bytes_out = (
+        sum(f[key] for f in facts) for key in ("train", "valid", "left", "bytes")
+    )
     write_json(
-        out / "stats.json",
+        path / "stats.json",
         {
-            "funnel": state.funnel.steps,
+            "funnel": state.funnel,
             "skipped": state.bad.reasons,
-            "truth": state.accuracy,
+            "odd": dict(Counter(record["reason"] for record in state.bad.odd)),
+            "ignored": dict(sorted(state.ignored.items())),
+            "truth": accuracy,
             "mix": table,
             "groups": dict(sorted(groups.items())),
-            "splits": {"train": len(train), "valid": len(valid)},
+            "splits": {"train": train, "valid": valid},
         },
     )
-    write_jsonl(out / "samples.jsonl", _samples(documents))
+    if not left:
+        raise DataError(
+            "no document is left: every one was dropped",
+            where=str(path / "dropped"),
+            fix="read the reasons there, then relax the settings or give other input",
+        )
+    write_jsonl(
+        path / "samples.jsonl", [{"label": label, "text": text} for label, text in sorted(samples.items())]
+    )
     state.run.fact(
-        read=state.funnel.steps[0]["in"],
-        documents=len(documents), train=len(train), valid=len(valid), bytes_in=size_in, bytes_out=bytes_out,
-        skipped=len(state.bad.records), steps=state.seconds, megabytes_per_second=round(size_in / 1e6 / seconds, 2),
-        accuracy=state.accuracy,
+        read=state.funnel[0]["in"],
+        documents=left, train=train, valid=valid, bytes_in=state.bytes_in, bytes_out=bytes_out,
+        skipped=len(state.bad.records), shards=len(state.shards), tasks=dict(state.pipeline.counts),
+        steps=state.seconds, megabytes_per_second=round(state.bytes_in / 1e6 / seconds, 2), accuracy=accuracy,
     )  # fmt: skip
 
 
-def _shards(folder: Path, documents: Sequence[Document], limit: int) -> None:
-    """part-00000.jsonl.zst ... of about `limit` bytes of text each; at least one, if empty."""
-    folder.mkdir()
-    part: list[Document] = []
-    number = size = 0
-    for document in documents:
-        part.append(document)
-        size += len(document.text)
-        if size >= limit:
-            write_jsonl_zst(folder / f"part-{number:05d}.jsonl.zst", (d.record() for d in part))
-            part, size, number = [], 0, number + 1
-    if part or not number:
-        write_jsonl_zst(folder / f"part-{number:05d}.jsonl.zst", (d.record() for d in part))
-
-
-def _samples(documents: Sequence[Document]) -> list[dict[str, str]]:
-    """The first kept document of every source and language."""
-    first: dict[str, Document] = {}
-    for document in documents:
-        first.setdefault(f"{document.source} ({document.lang})", document)
-    return [{"label": label, "text": d.text[:2000]} for label, d in sorted(first.items())]
+def _fetch(state: _State, written: Sequence[Record]) -> None:
+    """Brings the parts of the corpus into the artefact: `train` of shard 3 becomes train/part-00003.jsonl.zst."""
+    for shard, record in zip(state.shards, written):
+        for part, found in record.outputs.items():
+            ending = found.name.rpartition(f".{part}.")[2]
+            path = state.run.path / part.replace("-", "/") / f"part-{shard.number:05d}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            state.pipeline.store.fetch(found, path)

@@ -7,14 +7,16 @@ compared as groups, not by which copy the truth happens to call the original.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openqwen.core.artifact import read_jsonl
 from openqwen.core.errors import DataError
+from openqwen.data import shards
 from openqwen.data.documents import Document, Dropped
+from openqwen.data.store import Output, Store
 from openqwen.data.text import tokens
 
 
@@ -54,6 +56,43 @@ class Truth:
                 record = by_id[record["of"]]
             out[file] = record["id"]
         return out
+
+
+# What each step should find, and only that.
+LABELS = {
+    "language": "other-language", "spam": "spam", "offensive": "offensive", "rules": "boilerplate", "decontaminate": "leak",
+}  # fmt: skip
+GROUPS = {"exact": ["exact-duplicate"], "fuzzy": ["exact-duplicate", "near-duplicate"]}
+
+
+def judge(truth: Truth, store: Store, found: Sequence[tuple[Output, Mapping[str, Output]]]) -> dict[str, Any]:
+    """Judges every step on the documents and verdicts of each shard.
+
+    What is held are the documents of known truth without their texts.
+    """
+    kept, dropped = defaultdict(list), defaultdict(list)
+    scores: list[tuple[float, float, float]] = []
+    for documents, verdicts in found:
+        written = shards.read(store, documents).to_pydict()
+        extracted = shards.joined(written, shards.read(store, verdicts["extract"]))
+        scores += extraction(truth, (document for document, drop in extracted if drop is None))
+        for step, output in verdicts.items():
+            columns = shards.read(store, output, ["row", "reason", "of"]).to_pydict()
+            for row, reason, of in zip(*columns.values()):
+                document = Document(written["id"][row], "", "", file=written["file"][row])
+                if document.file not in truth.records:
+                    continue
+                if reason is None:
+                    kept[step].append(document)
+                else:
+                    dropped[step].append(Dropped(document, reason, of))
+    judged: dict[str, Any] = {"extract": mean_score(scores)}
+    for step in kept.keys() | dropped.keys():
+        if step in LABELS:
+            judged[step] = by_label(truth, kept[step], dropped[step], LABELS[step])
+        elif step in GROUPS:
+            judged[step] = by_group(truth, kept[step], dropped[step], GROUPS[step])
+    return dict(sorted(judged.items()))
 
 
 def ratio(part: int, whole: int) -> float | None:
@@ -102,13 +141,17 @@ def by_group(
     return {"precision": ratio(right, len(known)), "recall": ratio(done, should), "dropped": len(known)}
 
 
-def extraction(truth: Truth, documents: Sequence[Document]) -> dict[str, Any]:
-    """Token F1, precision and recall of extracted texts against true main texts, averaged over pages."""
-    scores = [
+def extraction(truth: Truth, documents: Iterable[Document]) -> list[tuple[float, float, float]]:
+    """Token precision, recall and F1 of each extracted text against the true main text."""
+    return [
         token_f1(d.text, truth.records[d.file]["text"])
         for d in documents
         if d.file in truth.records and truth.records[d.file]["text"]
     ]
+
+
+def mean_score(scores: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """Averages of `extraction` over pages."""
     if not scores:
         return {"token_f1": None, "pages": 0}
     precision, recall, f1 = (round(sum(column) / len(scores), 4) for column in zip(*scores))

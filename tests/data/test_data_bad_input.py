@@ -19,7 +19,8 @@ from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.data import extract as extraction
 from openqwen.data.config import DataConfig, ExtractConfig, SourcesConfig
 from openqwen.data.documents import Bad, Raw
-from openqwen.data.sources import binary_reason, decode, read_path
+from openqwen.data.encoding import decode_page
+from openqwen.data.sources import binary_reason, read_path
 from openqwen.data.stage import run
 
 GOOD = (
@@ -74,9 +75,9 @@ def test_encodings() -> None:
     chinese = "这是一个关于河流和山脉的网页，水从山里流出来，最后流进大海。" * 3
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "gb18030", "big5"):
         text = chinese if encoding != "big5" else "這是一個關於河流和山脈的網頁，水從山裡流出來。" * 5
-        assert decode(text.encode(encoding), "big5" if encoding == "big5" else None) == text
-    assert decode("café déjà vu".encode("cp1252"), "windows-1252") == "café déjà vu"
-    assert decode(b"\xff broken", "no-such-charset")  # never an exception
+        assert decode_page(text.encode(encoding), "big5" if encoding == "big5" else None)[0] == text
+    assert decode_page("café déjà vu".encode("cp1252"), "windows-1252")[0] == "café déjà vu"
+    assert decode_page(b"\xff broken", "no-such-charset")[0]  # never an exception
 
 
 def test_one_line_of_100_megabytes(tmp_path: Path) -> None:
@@ -198,17 +199,21 @@ def test_bombs_cannot_stop_the_extractor() -> None:
 
 @pytest.mark.parametrize(
     "crash, reason",
-    [("import os; os._exit(9)", "extractor crashed"), ("import time; time.sleep(60)", "extractor hung")],
+    [
+        ("import os; os._exit(9)", "extractor crashed"),
+        ("import time; time.sleep(60)", "extractor hung"),
+        ("[None for _ in iter(int, 1)]", "extractor hung"),
+    ],
 )
 def test_a_page_that_kills_or_hangs_the_child(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, crash: str, reason: str
 ) -> None:
     """The page is named and dropped; those before and after it in the same batch are kept."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import resiliparse.extract.html2text as m\nreal = m.extract_plain_text\n"
-        "def poisoned(page, **k):\n"
-        f"    text = real(page, **k)\n    if 'poison' in text:\n        {crash}\n    return text\n"
-        "m.extract_plain_text = poisoned\n"
+        "import openqwen.data.encoding as m\nreal = m.decode_page\n"
+        "def poisoned(data, declared=None):\n"
+        f"    if b'poison' in data:\n        {crash}\n    return real(data, declared)\n"
+        "m.decode_page = poisoned\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     raws = [Raw(str(i), "web", html=f"<p>{GOOD} {i}</p>".encode()) for i in range(4)]
@@ -243,25 +248,6 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(OpenQwenError, match="too little disk"):
         build(pages(tmp_path / "in", 3), tmp_path / "out")
     assert artifact.find(tmp_path / "out") is None
-
-
-def test_full_disk_in_the_middle_leaves_nothing_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from openqwen.data import stage
-
-    real, calls = stage.write_jsonl_zst, []
-
-    def full(path: Path, *rest: Any) -> int:
-        calls.append(path)
-        raise artifact.unwritable(path, OSError(28, "No space left on device"))
-
-    monkeypatch.setattr(stage, "write_jsonl_zst", full)
-    with pytest.raises(OpenQwenError, match="the disk is full"):
-        build(pages(tmp_path / "in"), tmp_path / "out")
-    assert calls and artifact.find(tmp_path / "out") is None
-    monkeypatch.setattr(stage, "write_jsonl_zst", real)
-    assert build(pages(tmp_path / "in"), tmp_path / "out").kind == "corpus"
 
 
 def test_everything_dropped_is_an_error(tmp_path: Path) -> None:

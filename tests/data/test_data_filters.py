@@ -6,19 +6,27 @@ import html
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_bench import Bench
 
-from openqwen.core.artifact import write_jsonl
 from openqwen.core.errors import DataError
-from openqwen.data import classifier, decontaminate, language, lm, mix, quality, truth
-from openqwen.data.config import DecontaminateConfig, LanguageConfig, MixConfig, QualityConfig, SourcesConfig
+from openqwen.data import classifier, decontaminate, language, lm, mix, output, quality, truth
+from openqwen.data.config import (
+    DecontaminateConfig,
+    LanguageConfig,
+    MixConfig,
+    RulesConfig,
+    SourcesConfig,
+)
 from openqwen.data.documents import Document
 from openqwen.data.extract import main_text, tidy
-from openqwen.data.pydoc_pages import NEVER, module_names, pydoc_pages, stdlib_sources
+from openqwen.data.rules import RULES
+from openqwen.data.sources.standard_library import NEVER, module_names, pydoc_pages, stdlib_sources
 
 ENGLISH = [
     f"{a}{b}"
@@ -99,35 +107,6 @@ def test_phrases_of_many_documents_are_no_evidence(tmp_path: Path) -> None:
     assert len(kept) == 20 and [d.document.id for d in dropped] == ["leak"]
 
 
-def test_items_of_a_benchmark_file(tmp_path: Path) -> None:
-    write_jsonl(
-        tmp_path / "mmlu.jsonl",
-        [
-            {"id": "a", "question": "Which?", "choices": ["one", "two"], "answer": "A"},
-            {
-                "id": "b",
-                "prompt": "def f(x):\n",
-                "canonical_solution": "    return x\n",
-                "test": "assert f(1) == 1",
-            },
-        ],
-    )
-    items = decontaminate.read_benchmarks([tmp_path])
-    assert [(i.benchmark, i.id, i.text) for i in items] == [
-        ("mmlu", "a", "Which?\none\ntwo"),
-        (
-            "mmlu",
-            "b",
-            "def f(x):\n\n    return x\n",
-        ),  # the test program is no item: it is code about the item
-    ]
-    index = decontaminate.Index(items, DecontaminateConfig())
-    assert index.too_short == [0, 1]
-    (tmp_path / "bad.jsonl").write_text("[1]\n")
-    with pytest.raises(DataError, match="not a benchmark record"):
-        decontaminate.read_benchmarks([tmp_path])
-
-
 PROSE = (
     "The river begins in the mountains and ends in the sea. It passes three towns on its way, and each of them has "
     "a bridge of its own. People say that the oldest bridge was built by a single man in one winter."
@@ -147,7 +126,7 @@ ZH_PROSE = (
         ("\n".join(["The same line is here and it is long enough to count."] * 8), "en", "web", "duplicate lines"),
         (PROSE + " lorem ipsum dolor", "en", "web", "lorem ipsum"),
         ("• " + "\n• ".join(f"item {w} of the list that is and was." for w in ENGLISH), "en", "web", "bullet lines"),
-        ("\n".join(("the ", "and ")[i % 2] + words(random.Random(i), 9) for i in range(20)),
+        ("\n".join(("the ", "and ")[i % 2] + words(random.Random(i), 9) + ". So" for i in range(20)),
          "en", "web", "lines without end"),
         (PROSE.replace(".", "!!!!!!!!"), "en", "web", "shouting"),
         ("Log in\n\nForgot your password? Page not found. Accept all cookies. Subscribe to our newsletter. "
@@ -157,41 +136,53 @@ ZH_PROSE = (
         ("Help on module x:\n\nNAME\n    x\n\nDATA\n    A = 1\n    B = 2\n    C = 3\n    D = 4", "en", "docs", None),
         ("def f(x):\n    return x\n" * 40, "code", "code", None),
         ("\n".join("a = " + "1, " * 50 for _ in range(9)), "code", "code", "long lines of code"),
-        (" ".join(ENGLISH) + "。" + ZH_PROSE, "zh", "web", "few Chinese characters"),
+        (" ".join(ENGLISH * 4) + "。" + ZH_PROSE, "zh", "web", "few Chinese characters"),
         ("Question: 3 + 4 = ?\nAnswer: 7.\n\n" * 3 + "Question: Which is the larger of 3 and 4?\nAnswer: 4 is.",
          "en", "primer", None),
     ],
 )  # fmt: skip
 def test_rules(text: str, lang: str, source: str, reason: str | None) -> None:
     document = Document("x", text, source, lang)
-    kept, dropped = quality.filter_rules([document])
+    kept, dropped = quality.filter_rules([document], RulesConfig())
     assert (dropped[0].reason if dropped else None) == reason
     assert len(kept) + len(dropped) == 1
 
 
 def test_every_rule_says_where_it_comes_from_and_measures_something() -> None:
     values = quality.measure(PROSE) | quality.repetition([PROSE])[0]
-    for rule in quality.RULES:
-        assert rule.source and rule.measure in values and rule.low <= rule.high
-    assert {quality.GOPHER, quality.C4, quality.FINEWEB} <= {r.source for r in quality.RULES}
+    off = RulesConfig.model_validate(
+        {table: dict.fromkeys(fields, None) for table, fields in RulesConfig().model_dump().items()}
+    )
+    for rule in RULES:
+        assert rule.source and rule.measure in values
+        assert rule.limit(RulesConfig()) is None or rule.breaks(-1.0, 0.0) == rule.is_least
+        assert rule.limit(off) is None
+        if not rule.source.startswith("ours"):
+            assert rule.published is not None, rule
+    assert {"Gopher", "C4", "FineWeb", "The Stack"} <= {rule.source.partition(",")[0] for rule in RULES}
+    assert {name for table in RulesConfig().model_dump().values() for name in table} == {
+        rule.setting.partition(".")[2] for rule in RULES
+    }
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "你", "好"]), max_size=25), min_size=1, max_size=4)
+    st.lists(
+        st.lists(st.sampled_from(["a", "bcd", "ef", "g", "你", "好"]), max_size=25), min_size=1, max_size=4
+    )
 )
 def test_repetition_equals_counting(documents: list[list[str]]) -> None:
-    found = quality.repetition([" ".join(d) for d in documents])
-    for own, values in zip(documents, found):
-        runs = Counter(tuple(own[i : i + 2]) for i in range(len(own) - 1))
-        top = max((c for c in runs.values() if c > 1), default=0)
-        assert values["top_2"] == pytest.approx(top * 2 / max(1, len(own)))
+    texts = [" ".join(d) for d in documents]
+    for own, text, values in zip(documents, texts, quality.repetition(texts)):
+        runs = Counter(" ".join(own[i : i + 2]) for i in range(len(own) - 1))
+        top = max((len(run) * count for run, count in runs.items() if count > 1), default=0)
+        assert values["top_2"] == pytest.approx(top / max(1, len(text)))
         seen, covered = set(), set()
         for i in range(len(own) - 4):
             if tuple(own[i : i + 5]) in seen:
                 covered |= set(range(i, i + 5))
             seen.add(tuple(own[i : i + 5]))
-        assert values["dup_5"] == pytest.approx(len(covered) / max(1, len(own)))
+        assert values["dup_5"] == pytest.approx(sum(len(own[i]) for i in covered) / max(1, len(text)))
 
 
 def test_classifiers_learn_from_examples_and_are_deterministic() -> None:
@@ -252,23 +243,33 @@ def test_languages_not_asked_for_are_dropped_and_declared_ones_believed() -> Non
     assert [d.reason for d in dropped] == ["language ko"]
 
 
-def test_mix_reaches_the_proportions_and_respects_the_cap() -> None:
+def test_mix_reaches_the_proportions_and_respects_the_cap(tmp_path: Path) -> None:
     documents = [Document(f"w{i}", "x" * 100, "web", "en") for i in range(800)]
     documents += [Document(f"b{i}", "x" * 100, "books", "en") for i in range(200)]
-    out, table = mix.repeat(documents, MixConfig(proportions={"books": 0.4}), seed=1)
-    counts = Counter(d.source for d in out)
-    assert counts["web"] == 800 and abs(counts["books"] / len(out) - 0.4) < 0.02
+    bench = Bench(tmp_path)
+    shard = bench.shard(documents)
+    counted = bench.run(output.sizes, shard, seed=1, valid_fraction=0.0).facts["sizes"]
+    assert counted == [["books", "en", 200, 20_000], ["web", "en", 800, 80_000]]
+    sizes = {(source, lang): (count, size) for source, lang, count, size in counted}
+
+    def mixed(share: float) -> tuple[list[dict[str, Any]], Counter[str]]:
+        table = mix.plan(sizes, MixConfig(proportions={"books": share}))
+        epochs = {row["group"]: row["epochs"] for row in table}
+        record = bench.run(output.write, shard, seed=1, valid_fraction=0.0, steps=["extract"], epochs=epochs)
+        groups = record.facts["groups"]
+        return table, Counter({group.partition("/")[0]: count for group, count in groups.items()})
+
+    table, counts = mixed(0.4)
+    assert counts["web"] == 800 and abs(counts["books"] / counts.total() - 0.4) < 0.02
     assert table[0]["epochs"] == pytest.approx(800 * 0.4 / 0.6 / 200, rel=1e-3) and not table[0]["capped"]
-    assert [d.id for d in out] == [
-        d.id for d in mix.repeat(documents, MixConfig(proportions={"books": 0.4}), seed=1)[0]
-    ]
-    out, table = mix.repeat(documents, MixConfig(proportions={"books": 0.9}), seed=1)
-    assert table[0]["capped"] and Counter(d.source for d in out)["books"] == 800
-    out, _ = mix.repeat(documents, MixConfig(proportions={"books": 0.01}), seed=1)
-    assert Counter(d.source for d in out)["books"] == 200  # nothing is cut below one epoch
+    assert mixed(0.4)[1] == counts
+    table, counts = mixed(0.9)
+    assert table[0]["capped"] and counts["books"] == 800
+    assert mixed(0.01)[1]["books"] == 200  # nothing is cut below one epoch
 
 
-def test_language_model_finds_noise() -> None:
+def test_language_model_finds_noise(tmp_path: Path) -> None:
+    """Over two shards: the models are of both, and the result is that of one."""
     rng = random.Random(3)
     natural = [
         Document(f"n{i}", " ".join(PROSE.split()[rng.randrange(10) :]) + words(rng, 30), "web")
@@ -277,9 +278,22 @@ def test_language_model_finds_noise() -> None:
     noise = [
         Document(f"x{i}", "".join(chr(rng.randrange(33, 126)) for _ in range(300)), "web") for i in range(5)
     ]
-    kept, dropped = lm.filter_noise([*natural, *noise], QualityConfig(), seed=0)
-    assert [d.document.id for d in dropped] == [d.id for d in noise]
-    assert max(d.scores["lm"] for d in kept) < 4
+    found = []
+    for cut in (0, 100):
+        bench, budget = Bench(tmp_path / str(cut)), {"bytes": 20_000}
+        parts = [part for part in (natural[:cut], [*natural[cut:], *noise]) if part]
+        cuts = [bench.shard(part) for part in parts]
+        samples = [bench.run(lm.sample, shard, seed=0, **budget).outputs["sample"] for shard in cuts]
+        models = bench.run(lm.models, {"samples": samples}, order=4, **budget).outputs["models"]
+        kept, dropped = [], []
+        for shard in cuts:
+            record = bench.run(lm.drop_noise, {**shard, "models": [models]}, seed=0, max_bits=6.5, drop=True)
+            more_kept, more_dropped = bench.verdicts(shard, record)
+            kept, dropped = kept + more_kept, dropped + more_dropped
+        assert [d.document.id for d in dropped] == [d.id for d in noise]
+        assert max(d.scores["lm"] for d in kept) < 4
+        found.append([(d.id, d.scores) for d in kept])
+    assert found[0] == found[1]
 
 
 def test_truth_judges_groups_not_copies() -> None:
@@ -344,7 +358,7 @@ def test_modules_with_side_effects_are_never_imported() -> None:
 
 def test_pydoc_has_a_hard_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     from openqwen.core.errors import OpenQwenError
-    from openqwen.data import pydoc_pages as module
+    from openqwen.data.sources import standard_library as module
 
     monkeypatch.setattr(module, "_CHILD", "import time; time.sleep(60)")
     with pytest.raises(OpenQwenError, match=r"more than 0\.5 s"):

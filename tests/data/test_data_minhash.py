@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
+import re
+import time
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,51 +18,85 @@ from hypothesis import strategies as st
 from openqwen.data import minhash
 from openqwen.data.config import DedupConfig
 from openqwen.data.documents import Document
-from openqwen.data.text import tokens
+from openqwen.data.text import mix, tokens
 
 ENGLISH = [f"{a}{b}" for a in ("ma", "to", "ri", "ke", "lu", "so", "bi", "na") for b in range(300)]
 CHINESE = [chr(c) for c in range(0x4E00, 0x4E00 + 2400)]
 CODE = [f"{verb}_{i}(x[{i}])" for verb in ("load", "save", "sort", "scan") for i in range(600)]
 
 
-def planted(vocabulary: list[str], gap: str, similarity: float, pairs: int, rng: random.Random) -> list[str]:
-    """Pairs of texts whose sets of single tokens have about this Jaccard similarity."""
-    size = 300
-    common = round(size * 2 * similarity / (1 + similarity))
-    out = []
-    for _ in range(pairs):
-        drawn = rng.sample(vocabulary, 2 * size - common)
-        out += [gap.join(drawn[:size]), gap.join(drawn[:common] + drawn[size:])]
-    return out
+# Words, how they are joined, and where they end.
+MADE = {
+    "en": [" ".join(random.Random(i).choices(ENGLISH, k=900)) for i in range(6)],
+    "zh": ["".join(random.Random(i).choices(CHINESE, k=900)) for i in range(6)],
+    "code": ["\n".join(random.Random(i).choices(CODE, k=900)) for i in range(6)],
+}
+SHARED = {"en": "text/en", "zh": "text/zh", "code": "code/code"}
+THRESHOLD, HASHES, SHINGLE = 0.72, 112, 5
+
+
+def edited(
+    texts: list[str], unspaced: bool, most: float, count: int, rng: random.Random
+) -> tuple[list[str], list[str]]:
+    """Passages of 100 words or characters, and the same with up to a share of them replaced, added or gone."""
+    cut = [re.findall(r"." if unspaced else r"\S+\s*", text, re.DOTALL) for text in texts]
+    cut = [units for units in cut if len(units) > 100]
+    words = [unit for units in cut[:50] for unit in units]
+    left, right = [], []
+    for _ in range(count):
+        units, rate = rng.choice(cut), rng.uniform(0, most)
+        start = rng.randrange(len(units) - 100)
+        units = units[start : start + 100]
+        other = [
+            rng.choice(([rng.choice(words)], [unit, rng.choice(words)], []))
+            if rng.random() < rate
+            else [unit]
+            for unit in units
+        ]
+        left.append("".join(units))
+        right.append("".join(unit for part in other for unit in part))
+    return left, right
 
 
 def jaccard(a: str, b: str, n: int) -> float:
-    x, y = ({tuple(t[i : i + n]) for i in range(len(t) - n + 1)} for t in (tokens(a), tokens(b)))
+    x, y = ({tuple(t[i : i + n]) for i in range(max(1, len(t) - n + 1))} for t in (tokens(a), tokens(b)))
     return len(x & y) / len(x | y)
 
 
-@pytest.mark.parametrize(
-    "vocabulary, gap", [(ENGLISH, " "), (CHINESE, ""), (CODE, "\n")], ids=["en", "zh", "code"]
-)
-def test_s_curve(vocabulary: list[str], gap: str) -> None:
-    """Share of planted pairs that meet = 1 - (1 - s**r)**b, within three standard errors; so does the estimate."""
-    rng = random.Random(5)
-    bands, rows = minhash.choose_bands(0.72, 112)
-    pairs = 150
-    for similarity in (0.5, 0.65, 0.75, 0.85):
-        texts = planted(vocabulary, gap, similarity, pairs, rng)
-        signature, _ = minhash.signatures(texts, 1, 112)
+def check_s_curve(texts: list[str], unspaced: bool, most: float = 0.08, pairs: int = 1000) -> None:
+    """Recall and precision of LSH, above the threshold, are those of 1 - (1 - s**r)**b for the true similarities."""
+    left, right = edited(texts, unspaced, most, pairs, random.Random(5))
+    true = np.array([jaccard(a, b, SHINGLE) for a, b in zip(left, right)])
+    alike = true >= THRESHOLD
+    assert 0.25 < alike.mean() < 0.75  # both sides of the curve
+    bands, rows = minhash.choose_bands(THRESHOLD, HASHES)
+    wanted = minhash.s_curve(true, bands, rows)
+    met = []
+    for seed in range(4):
+        signature, _ = minhash.signatures(left + right, SHINGLE, HASHES, seed)
         keys = minhash.band_keys(signature, bands, rows)
-        met = (keys[0::2] == keys[1::2]).any(axis=1).mean()
-        true = [jaccard(a, b, 1) for a, b in zip(texts[0::2], texts[1::2])]
-        wanted = np.mean([minhash.s_curve(s, bands, rows) for s in true])
-        assert abs(met - wanted) <= 3 * np.sqrt(wanted * (1 - wanted) / pairs) + 0.02, (
-            similarity,
-            met,
-            wanted,
-        )
-        estimate = (signature[0::2] == signature[1::2]).mean(axis=1)
-        assert abs(estimate.mean() - np.mean(true)) < 0.01
+        met.append((keys[:pairs] == keys[pairs:]).any(axis=1))
+        error = (signature[:pairs] == signature[pairs:]).mean(axis=1) - true
+        assert abs(error.mean()) < 0.005
+        # The hash functions are independent: the error is that of so many draws.
+        assert 0.9 < error.std() / np.sqrt((true * (1 - true)).mean() / HASHES) < 1.1
+    found = np.stack(met)
+    assert abs(found[:, alike].mean() - wanted[alike].mean()) < 0.02
+    assert abs(found[:, alike].sum() / found.sum() - wanted[alike].sum() / wanted.sum()) < 0.02
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_s_curve(name: str) -> None:
+    check_s_curve(
+        MADE[name], name == "zh", most=0.25 if name == "code" else 0.08
+    )  # a word of code is many tokens
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", SHARED)
+def test_s_curve_on_real_text(shared: Path, name: str) -> None:
+    lines = gzip.decompress((shared / f"data/{SHARED[name]}.jsonl.gz").read_bytes()).split(b"\n")
+    check_s_curve([json.loads(line)["text"] for line in lines[:200]], name == "zh")
 
 
 def test_bands_put_the_threshold_where_it_was_asked() -> None:
@@ -95,12 +135,38 @@ def test_components_are_the_connected_components(edges: list[tuple[int, int]]) -
     assert found.tolist() == [min(reach[i]) for i in range(31)]
 
 
-def test_identical_crowd_is_not_quadratic() -> None:
-    """A bucket of thousands gives edges in proportion to its members."""
+def test_one_giant_cluster_is_not_quadratic() -> None:
+    """A bucket of thousands gives edges in proportion to its members; so does a path through everything."""
     keys = np.zeros((5000, 3), np.uint64)
     pairs = minhash.bucket_pairs(keys, np.ones(5000, bool))
     assert len(pairs) < 2 * 5000
     assert (minhash.components(pairs, 5000) == 0).all()
+    signature, sizes = minhash.signatures([" ".join(ENGLISH[:50])], SHINGLE, HASHES)
+    order = np.random.default_rng(0).permutation(100_000)
+    path = np.stack([order[1:], order[:-1]], axis=1)
+    seconds = {}
+    for size in (5_000, 100_000):
+        began = time.process_time()
+        equal = np.repeat(signature, size, axis=0), np.repeat(sizes, size)
+        assert (minhash.cluster(*equal, DedupConfig()) == 0).all()
+        seconds[size] = time.process_time() - began
+    assert seconds[100_000] < 20 * 3 * seconds[5_000] + 0.5
+    began = time.process_time()
+    assert (minhash.components(path, 100_000) == 0).all()
+    assert time.process_time() - began < 3
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e"]), max_size=40))
+def test_edges_of_a_bucket_join_all_that_share_its_key(drawn: list[bytes]) -> None:
+    """Star and chain, and nothing else, whatever the order of the documents."""
+    keys = mix(np.array([ord(letter) for letter in drawn], np.uint64))
+    ids = np.random.default_rng(0).permutation(len(drawn)) * 3
+    found = {tuple(edge) for edge in minhash.bucket_edges(keys, ids).tolist()}
+    wanted = set()
+    for key in set(keys.tolist()):
+        members = sorted(ids[keys == key].tolist())
+        wanted |= {(members[0], other) for other in members[1:]} | set(pairwise(members))
+    assert found == wanted
 
 
 def test_the_longest_of_a_cluster_stays() -> None:

@@ -1,0 +1,99 @@
+"""The last step: what is left becomes the corpus, what is not is kept with its reason.
+
+Report §2.1 ("selectively up-sample"); the files are ours. A task writes one part of everything: train, valid, what
+each step dropped, and a table of verdicts with one row for each document that was read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from openqwen.data import mix, shards
+from openqwen.data.documents import Document
+from openqwen.data.task import Facts, Work
+
+ACCOUNT = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("lang", pa.string()),
+        ("bytes", pa.int64()),
+        ("step", pa.string()),  # where it was dropped; null: it is in the corpus
+        ("reason", pa.string()),
+        ("of", pa.string()),
+        ("detail", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+    ]
+)
+_SAMPLE = 2000  # characters of a document that is shown
+
+
+def sizes(work: Work) -> Facts:
+    """Shard -> how much there is to train on of each source and language. settings: "seed", "valid_fraction"."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for document in shards.load(work):
+        if not mix.is_valid(document.id, work.settings["valid_fraction"], work.settings["seed"]):
+            entry = found[document.source, document.lang]
+            entry[0] += 1
+            entry[1] += shards.num_bytes(document.text)
+    return {"sizes": [[*group, *entry] for group, entry in sorted(found.items())]}
+
+
+def write(work: Work) -> Facts:
+    """Shard -> its parts of the corpus. settings: "seed", "valid_fraction", "steps", "epochs" (by group).
+
+    inputs: "documents", and "verdicts" of each of the steps.
+    """
+    settings, facts = work.settings, Facts(train=0, valid=0, bytes=0, groups={}, samples={})
+    written = shards.read(work.store, work.inputs["documents"][0]).to_pydict()
+    scores: dict[int, dict[str, float]] = defaultdict(dict)
+    account: list[dict[str, Any]] = []
+    left: list[Document] = []
+    for step, output in zip(settings["steps"], work.inputs["verdicts"]):
+        gone, left = [], []
+        for document, drop in shards.joined(written, shards.read(work.store, output)):
+            document.scores = scores[document.row] = {**scores[document.row], **document.scores}
+            if drop is None:
+                left.append(document)
+            else:
+                gone.append(drop.record())
+                account.append(_row(document, step, drop.reason, drop.kept, drop.detail))
+        work.write(f"dropped-{step}.jsonl.zst", shards.jsonl_zst(gone))
+    valid = [d for d in left if mix.is_valid(d.id, settings["valid_fraction"], settings["seed"])]
+    train = list(_repeated(work, left, {d.id for d in valid}))
+    work.write("train.jsonl.zst", shards.jsonl_zst(d.record() for d in train))
+    work.write("valid.jsonl.zst", shards.jsonl_zst(d.record() for d in valid))
+    account += [_row(document, None, None, None, None) for document in left]
+    account.sort(key=lambda row: row["row"])
+    columns = {name: [row[name] for row in account] for name in ACCOUNT.names}
+    shards.write(work, "verdicts", [pa.table(columns, ACCOUNT)])
+    for document in train:
+        group = f"{document.source}/{document.lang}"
+        facts["groups"][group] = facts["groups"].get(group, 0) + 1
+    for document in left:
+        facts["samples"].setdefault(f"{document.source} ({document.lang})", document.text[:_SAMPLE])
+    size = sum(shards.num_bytes(d.text) for d in [*train, *valid])
+    return facts | {"left": len(left), "train": len(train), "valid": len(valid), "bytes": size}
+
+
+def _repeated(work: Work, documents: list[Document], held: set[str]) -> Iterator[Document]:
+    """Training documents, as often as the plan says (same id: they are the same document)."""
+    epochs = work.settings["epochs"]
+    for document in documents:
+        if document.id not in held:
+            group = mix.group_of(document.source, document.lang, epochs)
+            yield from [document] * mix.times(document.id, epochs.get(group, 1.0), work.settings["seed"])
+
+
+def _row(
+    document: Document, step: str | None, reason: str | None, of: str | None, detail: str | None
+) -> dict[str, Any]:
+    return {
+        "row": document.row, "id": document.id, "source": document.source, "lang": document.lang,
+        "bytes": shards.num_bytes(document.text), "step": step, "reason": reason, "of": of, "detail": detail or None,
+        "scores": list(document.scores.items()),
+    }  # fmt: skip
