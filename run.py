@@ -28,7 +28,7 @@ TORCH_FLOOR = (2, 11)  # as in pyproject.toml; a test compares
 TORCH_PIN = "2.13.0"  # a range would fetch a newer build with several GB of CUDA where nobody asked for it
 CPU_HOST = "download.pytorch.org"  # PyTorch's own index of CPU builds
 CPU_INDEX = f"https://{CPU_HOST}/whl/cpu"
-EXTRAS = {"tour": "", "setup": "", "test": "[test]"}
+EXTRAS = {"tour": "[data]", "setup": "[data]", "test": "[test]"}
 
 
 def main(argv: list[str]) -> int:

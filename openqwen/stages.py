@@ -67,6 +67,15 @@ STAGES = {
             ("input", "primer"),
         ),
         Stage(
+            "classifier",
+            "classifier",
+            "§2.1",
+            "learn from examples to tell good text, spam or abuse",
+            "openqwen.data.config:ClassifierConfig",
+            "openqwen.data.classifier_stage:run",
+            ("examples",),
+        ),
+        Stage(
             "tokenizer",
             "tokenizer",
             "§2.2",

@@ -169,7 +169,8 @@ def run_tour(
         return show_plan(out, settings)
     artifact.need_disk(out, DISK_NEEDED)
     began = time.monotonic()
-    made = [run_step(step, number, out, settings[step.stage]) for number, step in enumerate(STEPS, 1)]
+    with artifact.alone_in(out):
+        made = [run_step(step, number, out, settings[step.stage]) for number, step in enumerate(STEPS, 1)]
     if any(made):
         note(f"the tour took {duration(time.monotonic() - began)}")
     summary(out)
@@ -208,6 +209,7 @@ def run_step(step: Step, number: int, out: Path, resolved: Resolved[Any]) -> boo
     stage = STAGES[step.stage]
     stage_header(number, len(STEPS), step.title, step.section, step.why)
     if done := finished(step, stage, out, resolved):
+        artifact.drop_checkpoints(done)
         note(f"already made in {duration(done.manifest['seconds'])}: {done.path}")
         return False
     result = stage.run(resolved, input_paths(step, out), out / step.name)

@@ -64,7 +64,9 @@ def run_stage(
     if plan:
         return show_plan(stage, resolved, given, out)
     opened = {key: artifact.find(path) or path for key, path in given.items() if path.exists()}
-    if len(opened) == len(given) and artifact.current(out, stage.kind, resolved.config, opened):
+    done = artifact.current(out, stage.kind, resolved.config, opened) if len(opened) == len(given) else None
+    if done is not None:
+        artifact.drop_checkpoints(done)
         note(f"{out} is already made with these settings and inputs")
         return 0
     check(stage, resolved, given, out)

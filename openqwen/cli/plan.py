@@ -173,7 +173,7 @@ def check(config: PretrainConfig, devices: int, mfu: float | None, on: Hardware 
             where="flag --devices",
             fix=f"give a number from 1 to {config.batch_size}",
         )
-    parallel, group = config.parallel, config.parallel.group_size or devices
+    parallel, group = config.parallel, config.parallel.sharing(devices)
     if parallel.strategy == "replicate" and parallel.shards % devices:
         raise UsageError(
             f"--devices {devices}: parallel.shards {parallel.shards} do not divide among them",
@@ -221,11 +221,7 @@ def work_of(config: PretrainConfig, model: ModelConfig, on: Hardware | None, dev
         accumulates=config.micro_batch < own,
         device="cuda" if on is None else on.device,
         devices=devices,
-        shared=1
-        if replicates
-        else (parallel.group_size or devices)
-        if parallel.strategy == "hybrid"
-        else devices,
+        shared=parallel.sharing(devices),
         shards=shards,
         recomputes=parallel.checkpoint_activations,
         lora=config.lora,
@@ -295,6 +291,7 @@ def of_memory(work: Work, need: planner.Memory) -> list[Figure]:
         _bytes(
             "peak", need.total, "peak of a step", "all that is alive then, which is not the sum of the above"
         ),
+        _bytes("saving", need.saving, "while saving", f"host memory: a copy of what a process saves{shared}"),
     ]
 
 
@@ -405,6 +402,7 @@ def of_hardware(fit: Fit, devices: int) -> list[Figure]:
         _bytes(
             "kept", fit.kept, "kept by the allocator", f"freed, not given back: {on.kept:.0%} of the peak"
         ),
+        _bytes("saving", fit.saving, "while saving", "a copy, where the device's memory is the host's"),
         Figure(
             "fits",
             fit.fits,

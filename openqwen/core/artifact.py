@@ -30,17 +30,9 @@ from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.core.metrics import Metrics, read_metrics
 
 # What a run leaves beside its result. Not part of the artefact's identity: times and logs differ between reruns.
-_SIDE_FILES = {
-    "STARTED",
-    "manifest.json",
-    "origin.json",
-    "metrics.jsonl",
-    "throughput.jsonl",
-    "log.txt",
-    "DONE",
-    ".lock",
-}
-_SIDE_DIRS = {"checkpoints"}
+_RECORDS = {"metrics.jsonl", "throughput.jsonl", "incidents.jsonl", "log.txt"}
+_SIDE_FILES = _RECORDS | {"STARTED", "manifest.json", "origin.json", "DONE", ".lock"}
+_SIDE_DIRS = {"checkpoints", "tensorboard"}
 
 
 def sha256_file(path: Path) -> str:
@@ -353,20 +345,7 @@ def stage_run(
     path = Path(path)
     config = resolved.config
     mark = fingerprint(kind, config, inputs)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
-    except OSError as error:
-        raise unwritable(path, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                "another process is writing this folder",
-                where=str(path),
-                fix="wait for it or use another --out",
-            ) from error
+    with alone_in(path):
         started = path / "STARTED"
         same = started.is_file() and started.read_text(encoding="utf-8").strip() == mark
         if fresh or not same or (path / "DONE").exists():
@@ -385,6 +364,26 @@ def stage_run(
         run._finish()
 
 
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Makes a folder if need be, and keeps other processes out of it that ask for the same. UsageError for the second."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                "another process is writing this folder",
+                where=str(path),
+                fix="wait for it or use another --out",
+            ) from error
+        yield
+
+
 def clear(path: Path) -> None:
     """Empties a stage directory (DONE first, so that it never looks finished while half gone)."""
     (path / "DONE").unlink(missing_ok=True)
@@ -401,6 +400,11 @@ def current(path: Path, kind: str, config: Config, inputs: Mapping[str, Artifact
     """The finished artefact at `path` if it is what these settings and inputs would give; else None."""
     found = find(path)
     return found if found and found.fingerprint == fingerprint(kind, config, inputs) else None
+
+
+def drop_checkpoints(done: Artifact) -> None:
+    """Removes what a run leaves that was killed between its end and its tidying up."""
+    shutil.rmtree(done.path / "checkpoints", ignore_errors=True)
 
 
 def open_inputs(

@@ -60,14 +60,18 @@ class Progress:
         self.label, self.total, self.start, self.every = label, max(1, total), start, every
         self.live = console.is_terminal
         self._begin = self._shown = time.monotonic()
-        self._tokens = 0
+        self._tokens, self._seconds = 0, 0.0
 
     def __enter__(self) -> Progress:
         return self
 
-    def update(self, done: int, *, tokens: int = 0, **values: Any) -> None:
-        """Shows the state after `done` of `total` units; `values` are printed by name."""
+    def update(self, done: int, *, tokens: int = 0, seconds: float = 0.0, **values: Any) -> None:
+        """Shows the state after `done` of `total` units; `values` are printed by name.
+
+        seconds: that the tokens took, where something else happened in between as well.
+        """
         self._tokens += tokens
+        self._seconds += seconds
         now = time.monotonic()
         if now - self._shown < (0.2 if self.live else self.every) and done < self.total:
             return
@@ -79,6 +83,13 @@ class Progress:
         else:
             console.print(line, markup=False)
 
+    def note(self, text: str) -> None:
+        """A line of its own that stays."""
+        if self.live:
+            sys.stdout.write("\r\033[K")
+            sys.stdout.flush()
+        note(text)
+
     def line(self, done: int, elapsed: float, values: Mapping[str, Any]) -> str:
         """The text of the progress line."""
         parts = [f"  {self.label} {done}/{self.total} {100 * done // self.total}%"]
@@ -87,7 +98,7 @@ class Progress:
             for name, value in values.items()
         ]
         if self._tokens and elapsed > 0:
-            rate = self._tokens / elapsed
+            rate = self._tokens / (self._seconds or elapsed)
             parts.append(f"{rate / 1000:.1f}k tok/s" if rate >= 1000 else f"{rate:.0f} tok/s")
         fresh = done - self.start
         if fresh > 0:

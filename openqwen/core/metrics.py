@@ -1,4 +1,4 @@
-"""Append-only metrics: one flat JSON object a line.
+"""Append-only records of a run: one flat JSON object a line, each with its step.
 
 Ours. A resumed run drops the records after the step it resumes from, so the file reads as if it had never
 been interrupted.
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Metrics:
-    """Writer of metrics.jsonl. Every record carries `step`; numbers that are not finite become null."""
+    """Writer of metrics.jsonl and its like. Every record carries `step`; numbers that are not finite become null."""
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         """resume_step: keep records with step <= this one; None starts a new file."""
@@ -29,9 +29,13 @@ class Metrics:
         self._file.write(_line({"step": step, **values}))
         self._file.flush()
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """Returns once everything is on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.sync()
         self._file.close()
 
 

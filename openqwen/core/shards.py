@@ -30,6 +30,7 @@ class Tokens:
     ends: np.ndarray  # (documents,) int64: position after each document's last token
     num_bytes: int  # UTF-8 bytes of the split's text
     meta: dict[str, Any]  # shards.json
+    path: Path | None = None  # the artefact; None: not from files
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.shards)
@@ -75,4 +76,4 @@ def open_tokens(path: Path | str, split: str = "train") -> Tokens:
             )
         shards.append(np.memmap(name, dtype=dtype, mode="r") if file["tokens"] else np.empty(0, dtype))
     ends = np.load(path / f"{split}.index.npy", mmap_mode="r", allow_pickle=False)
-    return Tokens(shards, ends, info["bytes"], meta)
+    return Tokens(shards, ends, info["bytes"], meta, path)

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from openqwen.core.config import Config, Count, setting
 from openqwen.model.config import ModelConfig
-from openqwen.train.config import LoraConfig, OptimConfig, ParallelConfig, Precision, ScheduleConfig
+from openqwen.train.config import LoraConfig, TrainingConfig
 
 
 class ShapeConfig(Config):
@@ -52,12 +52,10 @@ class ShapeConfig(Config):
         return ModelConfig(vocab_size=rows, max_length=max_length, **shape)
 
 
-class PretrainConfig(Config):
+class PretrainConfig(TrainingConfig):
     """One pretraining run."""
 
     model: ShapeConfig = setting(ShapeConfig(), source="report §2.3 Table 1")
-    optim: OptimConfig = setting(OptimConfig(), source="report §2.4")
-    schedule: ScheduleConfig = setting(ScheduleConfig(), source="report §2.4")
     lora: LoraConfig | None = setting(
         None,
         source="report §2.4",
@@ -71,22 +69,17 @@ class PretrainConfig(Config):
     micro_batch: int = setting(
         8, source="ours", doc="sequences at a time, for memory; no influence on the result", gt=0
     )
-    parallel: ParallelConfig = setting(ParallelConfig(), source="ours", doc="how processes share the work")
-    precision: Precision = setting("bf16", source="report §2.4", doc="auto: fp32 where bf16 is emulated")
-    compile: bool = setting(
-        False,
-        source="ours",
-        doc="generate code for the blocks (torch.compile): a fifth faster after 10 to 60 s, other roundings",
-    )
     seed: int = setting(1234, source="ours", doc="weights, data order, dropout", ge=0)
-    log_interval: Count = setting(1, source="ours", doc="steps between records of metrics.jsonl", gt=0)
     eval_interval: Count = setting(1000, source="ours", doc="steps between validations", gt=0)
     eval_tokens: Count = setting(1_000_000, source="ours", doc="held-out tokens read at most", gt=0)
     checkpoint_interval: Count = setting(1000, source="ours", doc="steps between checkpoints", gt=0)
     prompts: tuple[str, ...] = setting(
         ("The capital of France is", "def fibonacci(n):", "中国的首都是"),
         source="ours",
-        doc="continued greedily before and after",
+        doc="continued greedily before, after and in between",
+    )
+    sample_interval: Count | None = setting(
+        None, source="ours", doc="steps between samples; none: before and after only", gt=0
     )
     sample_tokens: int = setting(48, source="ours", doc="length of a sample", gt=0)
     ngram_order: int | None = setting(
@@ -104,20 +97,9 @@ class PretrainConfig(Config):
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is not a multiple of context {self.context}, as {near} would be"
             )
-        if self.parallel.strategy == "replicate" and self.batch_size % self.parallel.shards:
-            raise ValueError(
-                f"{self.batch_size} sequences a step (batch_tokens over context) do not divide into "
-                f"parallel.shards {self.parallel.shards}"
-            )
-        if self.lora is not None and self.parallel.strategy != "replicate":
-            raise ValueError(
-                f"adapters cannot be divided among processes: parallel.strategy {self.parallel.strategy}"
-            )
-        if self.schedule.warmup(self.steps) >= self.steps:
-            raise ValueError(
-                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}: lower "
-                "schedule.warmup_steps, or raise steps"
-            )
+        self.check_parts(self.batch_size, "sequences a step (batch_tokens over context)")
+        self.check_adapters(self.lora)
+        self.check_steps(self.steps)
         return self
 
     @property

@@ -5,6 +5,7 @@ Report §3.2.1, Table 4. Ours: the interval, ties counted half, the length basel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,12 @@ class Accuracy:
 def accuracy(margins: Sequence[float]) -> Accuracy:
     """margins: score of the chosen minus score of the rejected reply. A tie counts half."""
     right = sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins)
-    low, high = wilson(right, len(margins))
-    return Accuracy(right / len(margins) if margins else float("nan"), low, high, len(margins))
+    return of_share(right / len(margins), len(margins)) if margins else Accuracy(math.nan, 0.0, 1.0, 0)
+
+
+def of_share(value: float, n: int) -> Accuracy:
+    """The accuracy that a share of right pairs among `n` is."""
+    return Accuracy(value, *wilson(value * n, n), n)
 
 
 def length_rule(train: Sequence[tuple[int, int]]) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from openqwen.core.config import Config, Count, setting
-from openqwen.train.config import OptimConfig, Precision, ScheduleConfig
+from pydantic import model_validator
+
+from openqwen.core.config import Count, setting
+from openqwen.train.config import OptimConfig, Precision, ScheduleConfig, TrainingConfig
 
 
 class RewardOptim(OptimConfig):
@@ -27,7 +29,7 @@ class RewardSchedule(ScheduleConfig):
     warmup_steps: Count = setting(0, source="ours", doc="linear rise from zero", ge=0)
 
 
-class RewardConfig(Config):
+class RewardConfig(TrainingConfig):
     """One pass over comparison pairs with the pairwise logistic loss."""
 
     label: Literal["PMP", "RM"] = setting(
@@ -46,8 +48,12 @@ class RewardConfig(Config):
         0.05, source="ours", doc="share of unusable pairs above which the file is refused", ge=0, le=1
     )
     eval_batch: int = setting(64, source="ours", doc="replies a forward pass when measuring", ge=1)
-    log_every: int = setting(1, source="ours", ge=1)
-    checkpoint_every: int = setting(50, source="ours", doc="steps between checkpoints", ge=1)
+    checkpoint_interval: Count = setting(50, source="ours", doc="steps between checkpoints", gt=0)
     num_samples: int = setting(6, source="ours", doc="held-out pairs shown with their scores", ge=0)
     precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
     seed: int = setting(1234, source="ours", doc="order of the pairs, initial scalar head")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RewardConfig:
+        self.check_parts(self.batch_size, "pairs a step (batch_size)")
+        return self

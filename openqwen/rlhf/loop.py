@@ -124,7 +124,11 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
     metrics = stage.open_metrics(start if saved else None)
     history = read_metrics(stage.path / "metrics.jsonl")
     named: set[str] = set()
-    with stop_on_signal() as stop, Progress("ppo", config.total_steps, start=start) as bar:
+    with (
+        stop_on_signal() as stop,
+        checkpoint.Saver(stage.checkpoints, modules, optimizers) as saver,
+        Progress("ppo", config.total_steps, start=start) as bar,
+    ):
         for step in range(start, config.total_steps):
             warming = step < config.value_warmup_steps  # report: the value model alone, 50 steps
             clock = [time.monotonic()]
@@ -188,7 +192,7 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
             if stop or halt or done % config.checkpoint_every == 0 or done == config.total_steps:
                 state = {"moments": asdict(moments), "policy_guard": policy_guard.state()}
                 state["value_guard"] = value_guard.state()
-                checkpoint.save(stage.checkpoints, done, modules, optimizers, state)
+                saver.save(done, state)
             if halt:
                 raise OpenQwenError(
                     f"the watchdog stopped PPO at step {done}: {'; '.join(found)}",

@@ -34,7 +34,7 @@ from openqwen.sft.config import SFTConfig
 from openqwen.sft.data import Sample, read_samples, split_heldout
 from openqwen.tokenizer.tokenizer import Tokenizer
 from openqwen.train.checkpoint import steps
-from openqwen.train.distributed import ALONE, World, stage
+from openqwen.train.distributed import World, stage
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.pieces import Pieces
 from openqwen.train.precision import pick_device
@@ -223,7 +223,7 @@ class Bed:
         world = world or self.world
 
         def train(run: Run) -> None:
-            pretrain.train(config, self.tokens, self.valid, self.tokenizer, run, self.base, world)
+            pretrain.train(config, self.tokens, self.valid, self.tokenizer, self.base, run, world)
 
         return self._once(name, config, train, world)
 
@@ -237,17 +237,17 @@ class Bed:
             "seed": SEED,
         }
         config = SFTConfig(**merged(BARE, fixed, settings))
-        return self._once(
-            name,
-            config,
-            lambda run: sft.train(config, self.samples, [], self.tokenizer, run, self.base),
-        )
+
+        def train(run: Run) -> None:
+            sft.train(config, self.samples, [], self.tokenizer, self.base, run, self.world)
+
+        return self._once(name, config, train, self.world)
 
     def forget(self, name: str) -> None:
         """Lets a run of this name be made again: it goes on from its last checkpoint."""
         (self._runs.pop(name).path / "DONE").unlink()
 
-    def _once(self, name: str, config: Config, train: Callable[[Run], None], world: World = ALONE) -> Trained:
+    def _once(self, name: str, config: Config, train: Callable[[Run], None], world: World) -> Trained:
         if name not in self._runs:
             path = self.folder / name
             with alone(), stage(world, path, "model", Resolved(config, {}), {}) as run:

@@ -11,11 +11,11 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from openqwen.core.config import Config, Count, setting
-from openqwen.train.config import LoraConfig, OptimConfig, Precision, ScheduleConfig
+from openqwen.core.config import Count, setting
+from openqwen.train.config import LoraConfig, OptimConfig, ScheduleConfig, TrainingConfig
 
 
-class SFTConfig(Config):
+class SFTConfig(TrainingConfig):
     """One finetuning run."""
 
     optim: OptimConfig = setting(
@@ -41,26 +41,21 @@ class SFTConfig(Config):
         source="ours",
         doc="several samples a row, each attending to itself only; false: one sample a row",
     )
-    micro_batch: int = setting(
-        8, source="ours", doc="rows at a time, for memory; no influence on the result", gt=0
-    )
-    precision: Precision = setting("bf16", source="report §2.4", doc="auto: fp32 where bf16 is emulated")
-    seed: int = setting(1234, source="ours", doc="order of samples, dropout", ge=0)
     heldout_samples: int = setting(256, source="ours", doc="kept from training for the held-out loss", ge=1)
     max_bad_share: float = setting(
         0.05, source="ours", doc="share of records that may be unusable before the run is refused", ge=0, le=1
     )
-    log_interval: Count = setting(1, source="ours", doc="steps between records of metrics.jsonl", gt=0)
-    eval_interval: Count = setting(500, source="ours", doc="steps between held-out losses", gt=0)
-    checkpoint_interval: Count = setting(500, source="ours", doc="steps between checkpoints", gt=0)
-    num_samples: int = setting(4, source="ours", doc="held-out prompts answered before and after", ge=1)
+    num_samples: int = setting(
+        4, source="ours", doc="held-out prompts answered before, after and in between", ge=1
+    )
+    sample_interval: Count | None = setting(
+        None, source="ours", doc="steps between samples; none: before and after only", gt=0
+    )
     sample_tokens: int = setting(64, source="ours", doc="longest sampled reply", gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> SFTConfig:
-        if self.schedule.warmup(self.steps) >= self.steps:
-            raise ValueError(
-                f"a warm-up of {self.schedule.warmup(self.steps)} steps leaves none of {self.steps}: lower "
-                "schedule.warmup_steps, or raise steps"
-            )
+        self.check_parts(self.batch_size, "rows a step (batch_size)")
+        self.check_adapters(self.lora)
+        self.check_steps(self.steps)
         return self

@@ -1,16 +1,15 @@
 """Supervised finetuning, from a base model to one that converses and stops by itself.
 
 Report §3.1.2: next-token prediction on ChatML conversations with system and user turns masked. Ours: packing without
-attention across samples, exact resume, held-out loss, replies before and after.
+attention across samples, held-out loss, replies before and after. The loop itself is train/trainer.py.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ import torch
 from torch import Tensor
 
 from openqwen.chat import chatml
-from openqwen.core.artifact import Artifact, Run, find, open_inputs, stage_run, write_jsonl
+from openqwen.core.artifact import Artifact, Run, open_inputs, read_jsonl, write_jsonl
 from openqwen.core.config import Resolved
-from openqwen.core.console import Progress
 from openqwen.model.qwen import Qwen
 from openqwen.model.weights import save_model
 from openqwen.sft.config import SFTConfig
@@ -36,14 +34,12 @@ from openqwen.sft.data import (
 )
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import checkpoint, lora, precision
+from openqwen.train import distributed, lora, precision
+from openqwen.train.distributed import World
+from openqwen.train.flops import flops_per_token
 from openqwen.train.loss import IGNORE, cross_entropy
-from openqwen.train.memory import keep_freed_memory
-from openqwen.train.optimizer import make_optimizer
 from openqwen.train.sample import greedy
-from openqwen.train.schedule import lr_at, set_lr
-from openqwen.train.signals import stop_on_signal
-from openqwen.train.step import Guard, clip_and_step
+from openqwen.train.trainer import Batch, fit, run_stage
 
 
 def run(resolved: Resolved[SFTConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -58,12 +54,62 @@ def run(resolved: Resolved[SFTConfig], inputs: dict[str, Path], out: Path) -> Ar
             found, bad = read_samples(inputs[source], source, tokenizer, config.max_length, config.mask)
             check_share(found, bad, inputs[source], config.max_bad_share)
             samples, skipped = samples + found, skipped + bad
-    with stage_run(out, "model", resolved, opened) as stage:
-        train(config, samples, skipped, tokenizer, stage, inputs["model"])
-    shutil.rmtree(out / "checkpoints")  # only now: DONE stands, nothing will continue from them
-    finished = find(out)
-    assert finished is not None
-    return finished
+    body = partial(train, config, samples, skipped, tokenizer, inputs["model"])
+    return run_stage(resolved, opened, out, "model", body)
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """What finetuning gives the loop. Items are rows: the numbers of the samples in each."""
+
+    config: SFTConfig
+    model: Qwen
+    training: Sequence[Sample]
+    heldout: Sequence[Sample]
+    rows: Sequence[Sequence[int]]
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+    files: dict[str, Path]  # by the name that samples have as their source
+    label: str = "sft"
+    measures: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.config.steps
+
+    @property
+    def sample_interval(self) -> int | None:
+        return self.config.sample_interval
+
+    def batch(self, step: int) -> Batch:
+        numbers = rows_at(len(self.rows), step, self.config.batch_size, self.config.seed)
+        rows = [self.rows[number] for number in numbers]
+        samples = [self.training[number] for row in rows for number in row]
+        counted = sum(sum(sample.trained[1:]) for sample in samples)
+        return Batch(rows, counted, sum(len(sample.ids) for sample in samples), self._flops(samples, counted))
+
+    def _flops(self, samples: Sequence[Sample], counted: int) -> float:
+        """Each sample attends to itself, and only trained tokens go through the head."""
+        shape = self.model.config
+        lengths = [len(sample.ids) for sample in samples]
+        mean = round(sum(n * n for n in lengths) / sum(lengths))  # the length that a token finds itself in
+        body = flops_per_token(shape.model_copy(update={"vocab_size": 0}), mean)
+        return sum(lengths) * body + counted * 6 * shape.vocab_size * shape.hidden_size
+
+    def losses(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        part = make_batch(self.training, rows, self.tokenizer.eos_id)
+        return [summed_loss(self.model, part.ids, part.labels, part.segments)]
+
+    def names(self, rows: Sequence[Sequence[int]]) -> Iterator[str]:
+        for sample in (self.training[number] for row in rows for number in row):
+            yield f"{self.files.get(sample.source, sample.source)}:{sample.line}"
+
+    def evaluate(self) -> dict[str, float]:
+        found = heldout_loss(self.config, self.model, self.heldout, self.tokenizer, self.dtype)
+        return {"heldout_loss": found}
+
+    def samples(self, label: str) -> list[dict[str, Any]]:
+        return replies(self.config, self.model, self.tokenizer, self.heldout, label)
 
 
 def train(
@@ -71,98 +117,36 @@ def train(
     samples: Sequence[Sample],
     skipped: Sequence[Skipped],
     tokenizer: Tokenizer,
-    stage: Run,
     base: Path,
+    stage: Run,
+    world: World,
 ) -> None:
     """The run: everything between the inputs and the files of the artefact."""
-    device = precision.pick_device()
-    dtype = precision.pick_dtype(config.precision, device)
-    precision.deterministic(config.seed)
-    keep_freed_memory()
-    model = lora.load_base(base, config.lora, config.seed, config.dropout, device).train()
-    model.config = model.config.model_copy(
-        update={"max_length": max(model.config.max_length, config.max_length)}
-    )
-    optimizer = make_optimizer(model, config.optim)
-    guard = Guard(config.optim.max_bad_steps)
+    model = lora.load_base(base, config.lora, config.seed, config.dropout, world.device).train()
+    longer = max(model.config.max_length, config.max_length)
+    model.config = model.config.model_copy(update={"max_length": longer})
     training, heldout = split_heldout(samples, config.heldout_samples, config.seed)
     rows = [[number] for number in range(len(training))]
     if config.packing:
         rows = pack([len(sample.ids) for sample in training], config.max_length, config.seed)
+    dtype = precision.pick_dtype(config.precision, world.device)
+    files = {name: path for name, path in stage.inputs.items() if isinstance(path, Path)}
+    task = Conversations(config, model, training, heldout, rows, tokenizer, dtype, files)
+    found = fit(task, model, model.blocks, config, stage, world)
 
-    modules, optimizers = {"model": lora.trained(model)}, {"adamw": optimizer}
-    state = checkpoint.load_latest(stage.checkpoints, modules, optimizers)
-    metrics = stage.open_metrics(state["step"] if state else None)
-    if state is None:
-        loss_before = heldout_loss(config, model, heldout, tokenizer, dtype)
-        metrics.write(0, heldout_loss=loss_before)
-        before = replies(config, model, tokenizer, heldout, "before")
-        state = {
-            "step": 0,
-            "guard": guard.state(),
-            "heldout": loss_before,
-            "first": loss_before,
-            "before": before,
-        }
-    guard.restore(state["guard"])
-    held, begun, seconds, num_tokens = state["heldout"], state["step"], 0.0, 0
-
-    with Progress("sft", config.steps, start=begun) as bar, stop_on_signal() as stop:
-        for step in range(begun, config.steps):
-            clock = time.perf_counter()
-            # ---- one training step --------------------------------------------------------------------------
-            lr = lr_at(step, config.steps, config.optim.lr, config.schedule)
-            set_lr(optimizer, lr)
-            chosen = [rows[i] for i in rows_at(len(rows), step, config.batch_size, config.seed)]
-            parts = [
-                make_batch(training, chosen[i : i + config.micro_batch], tokenizer.eos_id)
-                for i in range(0, len(chosen), config.micro_batch)
-            ]
-            trained = sum(int((part.labels != IGNORE).sum()) for part in parts)
-            loss = torch.zeros((), device=device)
-            for part in parts:
-                with precision.autocast(dtype, device):
-                    total = summed_loss(model, part.ids, part.labels, part.segments)
-                    part_loss = total / trained  # by the tokens of the whole batch: no mean of means
-                part_loss.backward()
-                loss += part_loss.detach()
-            norm = clip_and_step(optimizer, loss, config.optim, guard, step=step)
-            # ---------------------------------------------------------------------------------------------------
-            seconds += time.perf_counter() - clock
-            count = sum(len(training[number].ids) for row in chosen for number in row)
-            done, num_tokens = step + 1, num_tokens + count
-            bar.update(done, tokens=count, loss=float(loss), lr=lr)
-            if done % config.log_interval == 0 or done == config.steps:
-                metrics.write(
-                    done,
-                    loss=float(loss),
-                    lr=lr,
-                    grad_norm=norm,
-                    trained_tokens=trained,
-                    skipped=guard.skipped,
-                )
-            if done % config.eval_interval == 0 or done == config.steps:
-                held = heldout_loss(config, model, heldout, tokenizer, dtype)
-                metrics.write(done, heldout_loss=held)
-            if done % config.checkpoint_interval == 0 or done == config.steps or stop:
-                state = {**state, "guard": guard.state(), "heldout": held}
-                saved = checkpoint.save(stage.checkpoints, done, modules, optimizers, state)
-                stage.log(f"step {done}: {num_tokens / seconds:.0f} tokens/s, saved {saved.name}")
-            if stop and done < config.steps:
-                raise stop.interrupted(f"finetuning after step {done}")
-
-    after = replies(config, model, tokenizer, heldout, "after")
-    write_jsonl(stage.path / "samples.jsonl", state["before"] + after)
+    if (whole := distributed.gathered(model, world, Qwen)) is None:
+        return
+    after = [record for record in read_jsonl(stage.path / "samples.jsonl") if record["label"] == "after"]
     write_jsonl(stage.path / "skipped.jsonl", [asdict(record) for record in skipped])
     if config.lora is not None:
-        stage.fact(**lora.sizes(model))
-        lora.save_adapter(model, stage.path / "adapter")
-        lora.merge(model.cpu())
-    save_model(model, stage.path, eos_ids=[tokenizer.im_end_id, tokenizer.eos_id])
+        stage.fact(**lora.sizes(whole))
+        lora.save_adapter(whole, stage.path / "adapter")
+        lora.merge(whole.cpu())
+    save_model(whole, stage.path, eos_ids=[tokenizer.im_end_id, tokenizer.eos_id])
     tokenizer.save(stage.path)
     stage.fact(
-        heldout_loss=held,
-        heldout_loss_before=state["first"],
+        heldout_loss=found.last["heldout_loss"],
+        heldout_loss_before=found.first["heldout_loss"],
         samples=dict(Counter(sample.source for sample in samples)),
         heldout_samples=len(heldout),
         skipped=dict(Counter(record.reason for record in skipped)),
@@ -170,9 +154,6 @@ def train(
         epochs=config.steps * config.batch_size / len(rows),
         stopped_by_itself=sum(reply["stopped"] for reply in after) / len(after),
         max_length=model.config.max_length,
-        tokens_per_second=num_tokens / seconds if seconds else None,
-        skipped_steps=guard.skipped,
-        checkpoint=checkpoint.hashes(stage.checkpoints),
     )
 
 

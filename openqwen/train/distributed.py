@@ -11,17 +11,13 @@ Report §2.4 trains on clusters and does not say how; all of this is ours, with 
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,52 +27,10 @@ from torch import Tensor, nn
 from openqwen.core.artifact import Run, stage_run
 from openqwen.core.console import console
 from openqwen.core.errors import OpenQwenError, UsageError
-from openqwen.model.qwen import Qwen
 from openqwen.train.config import ParallelConfig
+from openqwen.train.heart import BEAT, GRACE, Heart, is_lost
 from openqwen.train.pieces import is_divided
 from openqwen.train.precision import pick_device
-
-
-class Heart(threading.Thread):
-    """Tells the others, through the store of the process group, that this process lives and how far it is."""
-
-    def __init__(self, rank: int, size: int) -> None:
-        super().__init__(daemon=True)
-        self.rank, self.size = rank, size
-        store: Any = dist.distributed_c10d._get_default_store()
-        self.store = store.clone()  # a thread needs a connection of its own
-        self.passed, self.ticks, self.stop = 0, 0, threading.Event()
-        self.lock = threading.Lock()
-
-    def run(self) -> None:
-        while not self.stop.wait(BEAT):
-            self.beat()
-
-    def beat(self) -> None:
-        self.ticks += 1
-        with self.lock:
-            self.store.set(f"openqwen/{self.rank}", f"{self.ticks} {self.passed}")
-
-    def late(self) -> list[int]:
-        """Ranks that do not beat any more; if all do, those that are behind this one.
-
-        This one goes on beating, for the others look around at the same time.
-        """
-        first = [self._read(rank) for rank in range(self.size)]
-        time.sleep(3 * BEAT)
-        second = [self._read(rank) for rank in range(self.size)]
-        time.sleep(3 * BEAT)
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        frozen = [rank for rank in others if first[rank][0] == second[rank][0]]
-        return frozen or [rank for rank in others if second[rank][1] < self.passed]
-
-    def _read(self, rank: int) -> tuple[int, int]:
-        key = f"openqwen/{rank}"
-        with self.lock:
-            if not self.store.check([key]):
-                return 0, 0
-            ticks, passed = self.store.get(key).split()
-        return int(ticks), int(passed)
 
 
 @dataclass(frozen=True)
@@ -93,31 +47,24 @@ class World:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Waits for all processes."""
-        if self.size > 1:
-            with self.watch("waiting for all"):
-                dist.barrier()
+    def barrier(self, place: str = "waiting for all") -> None:
+        """Waits for all processes: for the main one as long as it lives, whatever it does alone."""
+        if self.heart is not None:
+            self.heart.passed += 1
+            self.heart.meet(place)
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is up in any process."""
         if self.size == 1:
             return flag
         flags = torch.tensor([int(flag)])
-        dist.all_reduce(flags)
+        with self.watch("asking all"):
+            dist.all_reduce(flags)
         return bool(flags)
 
-    def say(self, value: str | None) -> str | None:
+    def say(self, value: str | None, place: str) -> str | None:
         """What the main process says, everywhere."""
-        if self.size == 1:
-            return value
-        store: Any = dist.distributed_c10d._get_default_store()
-        if self.main:
-            store.set("openqwen/said", json.dumps(value))
-        self.barrier()
-        said = json.loads(store.get("openqwen/said"))
-        self.barrier()
-        return said
+        return value if self.heart is None else self.heart.say(value, place)
 
     @contextmanager
     def watch(self, place: str) -> Iterator[None]:
@@ -125,46 +72,99 @@ class World:
         if self.heart is None:
             yield
             return
+        self.heart.check(place)
         self.heart.passed += 1
         try:
             yield
         except RuntimeError as error:
-            if not _LOST.search(str(error)):
+            if not is_lost(error):
                 raise
-            names = ", ".join(map(str, self.heart.late())) or "unknown"
-            raise OpenQwenError(
-                f"rank {names} does not answer: {str(error).splitlines()[0]}",
-                where=f"rank {self.rank} of {self.size}, {place}",
-                fix="look at that process and its machine; the same command continues from the last checkpoint",
-            ) from error
+            raise self.heart.broken(error, place) from error
 
 
-BEAT = 1.0  # seconds
+M = TypeVar("M", bound=nn.Module)
 ALONE = World(0, 1, torch.device("cpu"))
-_LOST = re.compile(r"timed? ?out|timeout|connection (closed|reset|refused)|closed by peer|broken pipe", re.I)
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what it tells its processes
 
 
 @contextmanager
 def join(timeout: float) -> Iterator[World]:
-    """The world torchrun started, or a single process. timeout: seconds a process may keep the others waiting."""
+    """The world torchrun started, or a single process. timeout: seconds a process may keep the others waiting.
+
+    An error in one process ends all: the others say in a line which it was. UsageError for half an environment.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1, pick_device())
         return
+    rank, size, local = _place_among_all()
     device = pick_device()
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"process {local} of this machine has no GPU of its own, there are {torch.cuda.device_count()}",
+                where="LOCAL_RANK",
+                fix="start at most one process a GPU: torchrun --nproc-per-node gpu",
+            )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    heart = Heart(dist.get_rank(), dist.get_world_size())
+    heart = _meet_all(rank, size, device, timeout)
     heart.start()
-    console.quiet = heart.rank > 0  # one of them tells the story
+    quiet, console.quiet = (
+        console.quiet,
+        heart.rank > 0,
+    )  # one of them tells the story; errors are told by each
     try:
         yield World(heart.rank, heart.size, device, heart)
+    except RuntimeError as error:
+        if not is_lost(error):
+            heart.publish(error)
+            raise
+        raise heart.broken(error, "waiting for others") from error
+    except BaseException as error:
+        heart.publish(error)
+        raise
     finally:
+        console.quiet = quiet
+        dist.destroy_process_group()  # whoever waits in a collective wakes up
+        heart.leave()
         heart.stop.set()
-        heart.join()
-        dist.destroy_process_group()
+        heart.join(2 * BEAT)  # it may wait for a store that has gone
+
+
+def _place_among_all() -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine, as torchrun says. UsageError if it is not from torchrun."""
+    fix = "start with torchrun (under Slurm: recipes/launch/slurm.sh), or unset WORLD_SIZE"
+    missing = [name for name in TORCHRUN if not os.environ.get(name)]
+    if missing:
+        raise UsageError(
+            f"there is no {', '.join(missing)} beside WORLD_SIZE", where="environment variables", fix=fix
+        )
+    numbers = {}
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not os.environ[name].isdecimal():
+            raise UsageError(f"{name} is {os.environ[name]!r}, not a number", "environment variables", fix)
+        numbers[name] = int(os.environ[name])
+    if numbers["RANK"] >= numbers["WORLD_SIZE"]:
+        raise UsageError(
+            f"RANK is {numbers['RANK']}, of {numbers['WORLD_SIZE']} processes", "environment variables", fix
+        )
+    return numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"]
+
+
+def _meet_all(rank: int, size: int, device: torch.device, timeout: float) -> Heart:
+    """Makes the process group. OpenQwenError if not all come in time."""
+    gloo = device.type != "cuda"
+    # NCCL ends a process without a word when its time is over: Heart, which knows a name, has its turn before.
+    limit = timedelta(seconds=timeout if gloo else timeout + 2 * GRACE)
+    try:
+        dist.init_process_group("gloo" if gloo else "cpu:gloo,cuda:nccl", timeout=limit)
+    except RuntimeError as error:
+        raise OpenQwenError(
+            f"the processes did not find each other: {str(error).splitlines()[0]}",
+            where=f"rank {rank} of {size}, {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+            fix="look for an error of another process, and whether all reach that address",
+        ) from error
+    return Heart(rank, size, timeout)
 
 
 class Follower(Run):
@@ -207,16 +207,16 @@ def check(config: ParallelConfig, world: World, batch_size: int) -> None:
         parts = config.shards
     else:
         parts = world.size
-        group = config.group_size or world.size
+        group = config.sharing(world.size)
         if config.strategy == "hybrid" and world.size % group:
             raise UsageError(
                 f"{world.size} processes do not divide into groups of {group}", where="parallel.group_size"
             )
     if batch_size % parts:
         raise UsageError(
-            f"a batch of {batch_size} sequences does not divide into {parts} parts",
-            where="batch_tokens",
-            fix=f"make it a multiple of {parts} sequences",
+            f"a batch of {batch_size} rows does not divide into {parts} parts",
+            where="batch_size, or batch_tokens over context",
+            fix=f"make it a multiple of {parts} rows",
         )
 
 
@@ -239,7 +239,7 @@ def prepare(
 
     kind, size = next(model.parameters()).device.type, dist.get_world_size()
     if config.strategy == "hybrid":
-        group = config.group_size or size
+        group = config.sharing(size)
         mesh = init_device_mesh(kind, (size // group, group), mesh_dim_names=("replicate", "shard"))
     else:
         mesh = init_device_mesh(kind, (size,))
@@ -256,7 +256,8 @@ def prepare(
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # the loss is already divided by the whole batch
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
-    register_fsdp_forward_method(model, "hidden")
+    if hasattr(model, "hidden"):  # called beside forward
+        register_fsdp_forward_method(model, "hidden")
 
 
 def _recompute(block: nn.Module) -> None:
@@ -292,11 +293,14 @@ def add_losses(own: Tensor, world: World) -> Tensor:
     return total
 
 
-def gathered(model: Qwen, world: World) -> Qwen | None:
-    """The whole model on the main process, on the CPU if it was divided; None elsewhere. Every process calls this."""
+def gathered(model: M, world: World, kind: Callable[[Any], M]) -> M | None:
+    """The whole model on the main process, on the CPU if it was divided; None elsewhere. Every process calls this.
+
+    kind: the class that makes such a model from its config; a divided one has another.
+    """
     if not any(is_divided(parameter) for parameter in model.parameters()):
         return model if world.main else None
-    whole = Qwen(model.config) if world.main else None
+    whole = kind(model.config) if world.main else None
     target = dict(whole.named_parameters()) if whole is not None else {}
     parameters: dict[str, Any] = dict(model.named_parameters())
     for name, parameter in parameters.items():

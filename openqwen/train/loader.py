@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openqwen.core.errors import DataError, UsageError
+from openqwen.core.errors import DataError
 from openqwen.core.shards import Tokens
 
 
@@ -31,30 +31,42 @@ class Epoch:
 _recent: list[Epoch] = []  # training and pretrained-gradient streams each need one epoch or two at its seam
 
 
-def batch_at(
-    tokens: Tokens,
-    step: int,
-    batch_size: int,
-    context: int,
-    seed: int,
-    *,
-    rank: int = 0,
-    num_ranks: int = 1,
-) -> Tensor:
-    """The batch of a step as (B, context + 1) int64: inputs are [:, :-1], labels [:, 1:].
+def batch_at(tokens: Tokens, step: int, batch_size: int, context: int, seed: int) -> Tensor:
+    """The batch of a step as (B, context + 1) int64: inputs are [:, :-1], labels [:, 1:]."""
+    return rows_of(tokens, samples_at(step, batch_size), context, seed)
 
-    batch_size counts the sequences of all ranks; a rank gets its consecutive share of the rows.
-    """
-    if batch_size % num_ranks:
-        raise UsageError(
-            f"a batch of {batch_size} sequences does not divide among {num_ranks} processes",
-            fix=f"use a multiple of {num_ranks}",
-        )
+
+def samples_at(step: int, batch_size: int) -> np.ndarray:
+    """Global numbers of the samples of a step: (B,) int64."""
+    return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+
+
+def rows_of(tokens: Tokens, samples: np.ndarray, context: int, seed: int) -> Tensor:
+    """Samples by their global numbers, (B,) -> (B, context + 1) int64."""
+    return torch.from_numpy(take(tokens, positions_of(tokens, samples, context, seed)))
+
+
+def documents_of(tokens: Tokens, samples: np.ndarray, context: int, seed: int) -> list[int]:
+    """Numbers of the documents that stand in some samples, in rising order."""
+    positions = positions_of(tokens, samples, context, seed)
+    return np.unique(np.searchsorted(tokens.ends, positions, side="right")).tolist()
+
+
+def samples_with(tokens: Tokens, document: int, epoch: int, context: int, seed: int) -> np.ndarray:
+    """Global numbers of the samples of an epoch in which a document stands: `documents_of` read backwards."""
+    begin = int(tokens.ends[document - 1]) if document else 0
+    order, pieces = _epoch(tokens, epoch, context, seed), num_pieces(tokens, context)
+    start = int(order.starts[order.starts + order.shift == begin][0])
+    stop = start + int(tokens.ends[document]) - begin
+    # Piece p holds the tokens p * context to p * context + context of the merged stream, both included.
+    there = (order.pieces * context < stop) & (order.pieces * context + context >= start)
+    return epoch * pieces + np.flatnonzero(there)
+
+
+def positions_of(tokens: Tokens, samples: np.ndarray, context: int, seed: int) -> np.ndarray:
+    """Where the tokens of some samples lie in the concatenated shards: (B, context + 1) int64."""
     pieces = num_pieces(tokens, context)
-    share = batch_size // num_ranks
-    first = step * batch_size + rank * share
-    samples = np.arange(first, first + share, dtype=np.int64)
-    rows = np.empty((share, context + 1), np.int64)  # (B, T + 1)
+    found = np.empty((len(samples), context + 1), np.int64)  # (B, T + 1)
     for number in np.unique(samples // pieces):
         here = samples // pieces == number
         epoch = _epoch(tokens, int(number), context, seed)
@@ -63,8 +75,8 @@ def batch_at(
             context + 1
         )  # (b, T + 1) positions in the merged stream
         document = np.searchsorted(epoch.starts, merged, side="right") - 1
-        rows[here] = take(tokens, merged + epoch.shift[document])
-    return torch.from_numpy(rows)
+        found[here] = merged + epoch.shift[document]
+    return found
 
 
 def num_pieces(tokens: Tokens, context: int) -> int:
@@ -73,6 +85,7 @@ def num_pieces(tokens: Tokens, context: int) -> int:
     if pieces < 1:
         raise DataError(
             f"{len(tokens)} tokens do not make one sequence of {context} + 1",
+            where=None if tokens.path is None else str(tokens.path),
             fix="use more data or a shorter context",
         )
     return pieces

@@ -150,12 +150,12 @@ def _first_row(linear: nn.Linear) -> str:
     return hashlib.sha256(row.cpu().view(torch.int16).numpy().tobytes()).hexdigest()
 
 
-def adapters(model: Qwen) -> dict[str, LoraLinear]:
+def adapters(model: nn.Module) -> dict[str, LoraLinear]:
     """Name of a matrix -> its layer with adapter; names are those of the model without adapters."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
-def trained(model: Qwen) -> nn.Module:
+def trained(model: nn.Module) -> nn.Module:
     """What a checkpoint holds: the model, or beside adapters the trained parameters alone; the base is in its own file."""
     if not adapters(model):
         return model

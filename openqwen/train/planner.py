@@ -195,6 +195,7 @@ class Memory:
     activations: int  # saved for the backward pass, the loss's own gradients included
     peak: Mapping[str, int]  # the same kinds and `temporary` at the highest mark
     moment: str  # when that is
+    saving: int  # host memory: the copy of weights and optimizer from which a checkpoint is written
 
     @property
     def total(self) -> int:
@@ -205,6 +206,7 @@ def memory(work: Work) -> Memory:
     """Memory of a training step once the optimizer has its state (from the second step on)."""
     step = Replay(work)
     tape = step.play()
+    trained = sum(FP32 * weight.size for weight in step.weights() if weight.needs)
     return Memory(
         parameters=tape.live["parameters"],
         gradients=step.gradients_kept,
@@ -213,6 +215,7 @@ def memory(work: Work) -> Memory:
         activations=step.activations_kept,
         peak=tape.peak,
         moment=tape.moment,
+        saving=tape.live["optimizer"] + ceil(trained / work.shared),
     )
 
 
@@ -222,6 +225,7 @@ class Fit:
 
     hardware: Hardware
     kept: int  # bytes that the allocator keeps beyond the step's highest mark
+    saving: int  # bytes of a checkpoint that is being written while steps go on, where host memory is the device's
     margin: int  # bytes left; negative: missing
 
     @property
@@ -231,8 +235,8 @@ class Fit:
 
 def fit(need: Memory, on: Hardware) -> Fit:
     """Compares the highest mark with what a device leaves to training."""
-    kept = ceil(on.kept * need.total)
-    return Fit(on, kept, on.memory - on.reserve - need.total - kept)
+    kept, saving = ceil(on.kept * need.total), need.saving if on.device == "cpu" else 0
+    return Fit(on, kept, saving, on.memory - on.reserve - need.total - kept - saving)
 
 
 def smaller(work: Work, batch: int, on: Hardware) -> Work | None:

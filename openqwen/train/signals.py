@@ -35,7 +35,7 @@ class Stop:
 def stop_on_signal() -> Iterator[Stop]:
     """Yields a flag that SIGINT and SIGTERM raise. A second SIGINT stops at once (the last checkpoint stands).
 
-    A signal that came too late for the body to act on, in its last step, ends the run when the body is done.
+    A signal that the body did not act on, in its last step or after it, ends the run when the body is done.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
@@ -50,8 +50,8 @@ def stop_on_signal() -> Iterator[Stop]:
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
-        if stop:
-            raise stop.interrupted("the run, at its last step,")
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+    if stop:  # asked after the body last looked; from here on a signal does what it did before
+        raise stop.interrupted("the run, after its last step,")

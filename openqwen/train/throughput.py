@@ -8,32 +8,48 @@ from __future__ import annotations
 
 import resource
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from openqwen.train.flops import measured_peak, mfu
 
-PEAK_SECONDS = 0.2  # long enough to reach the rate, short beside the start of a run
+@dataclass
+class Pace:
+    """Work done and the seconds it took."""
+
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, tokens: int, flops: float, seconds: float) -> None:
+        self.tokens += tokens
+        self.flops += flops
+        self.seconds += seconds
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.seconds if self.seconds else None
+
+    @property
+    def flops_per_second(self) -> float | None:
+        return self.flops / self.seconds if self.seconds else None
 
 
 class Throughput:
-    """Means over the steps since the last reading."""
+    """The steps since the last reading, and the whole time in `total`; what is not training is not in it.
 
-    def __init__(
-        self, flops_per_token: float | None, dtype: torch.dtype, device: torch.device, processes: int = 1
-    ):
-        """flops_per_token: None where it is not known, which leaves MFU out; processes: that share the work."""
-        self.flops_per_token, self.device = flops_per_token, device
-        self.peak = 0.0
-        if flops_per_token is not None:
-            self.peak = processes * measured_peak(dtype, device, seconds=PEAK_SECONDS)
-        self.tokens, self.seconds = 0, 0.0
+    peak: FLOP a second of all processes together, or None where the operations of a step are not known.
+    """
 
-    def add(self, tokens: int, seconds: float) -> None:
-        """One step of `tokens` tokens in all processes took `seconds`."""
-        self.tokens += tokens
-        self.seconds += seconds
+    def __init__(self, device: torch.device, peak: float | None) -> None:
+        self.device, self.peak = device, peak
+        self.total, self._last = Pace(), Pace()
+
+    def add(self, tokens: int, flops: float, seconds: float) -> None:
+        """One step of all processes."""
+        self.total.add(tokens, flops, seconds)
+        self._last.add(tokens, flops, seconds)
 
     def shown(self) -> dict[str, str]:
         """What belongs into the progress line beside tokens a second."""
@@ -44,13 +60,16 @@ class Throughput:
     def reading(self) -> dict[str, Any]:
         """tokens_per_second; mfu, the share of the measured matrix rate, or None; memory, peak bytes. Begins anew."""
         found = self._now()
-        self.tokens, self.seconds = 0, 0.0
+        self._last = Pace()
         return found
 
     def _now(self) -> dict[str, Any]:
-        rate = self.tokens / self.seconds
-        share = None if self.flops_per_token is None else mfu(rate, self.flops_per_token, self.peak)
-        return {"tokens_per_second": rate, "mfu": share, "memory": peak_memory(self.device)}
+        flops = self._last.flops_per_second
+        return {
+            "tokens_per_second": self._last.tokens_per_second,
+            "mfu": None if self.peak is None or flops is None else flops / self.peak,
+            "memory": peak_memory(self.device),
+        }
 
 
 def peak_memory(device: torch.device) -> int:

@@ -115,6 +115,7 @@ def test_json_holds_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["hardware"]["margin"] == gpu.memory - gpu.reserve - found["memory"]["peak"]
     found = planned(capsys, "tour", "--hardware", "laptop-16gb")
     assert found["hardware"]["kept"] == pytest.approx(found["memory"]["peak"] / 2, abs=1)
+    assert found["hardware"]["saving"] == found["memory"]["saving"] > found["memory"]["optimizer"]
     found = planned(capsys, "qwen-14b", "--hardware", "h200", code=2)
     assert found["hardware"]["margin"] < 0 and found["would_fit"]["devices"] > 1
 

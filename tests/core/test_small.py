@@ -52,6 +52,22 @@ def test_progress_line_has_rate_and_time_left() -> None:
     assert bar.line(50, 10.0, {"loss": 2.41234}) == "  train 50/100 50%  loss 2.412  5.0k tok/s  10s left"
 
 
+def test_progress_line_of_a_long_run_fits_a_terminal_and_leaves_evaluations_out() -> None:
+    bar = Progress("pretrain", 572_205)
+    bar.update(312_345, tokens=1_300_000, seconds=1.0)
+    values = {"loss": 2.41234, "lr": 0.00029999, "mfu": "52%", "mem": "71.2 GiB"}
+    line = bar.line(312_345, 2_340_000.0, values)
+    assert "1300.0k tok/s" in line and line.endswith("22d12h left") and len(line) < 110
+
+
+def test_a_note_stands_on_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", 2, every=0.0) as bar:
+        bar.update(1, loss=1.0)
+        bar.note("step 1: skipped [not finite]")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("  train 1/2 50%") and second == "  step 1: skipped [not finite]"
+
+
 def test_nearest_name() -> None:
     assert nearest("lrr", ["lr", "beta1"]) == "lr" and nearest("zzz", ["lr"]) is None
 

@@ -19,13 +19,14 @@ from openqwen.core.errors import DataError
 from openqwen.model.weights import load_scalar
 from openqwen.reward import accuracy, data, loop
 from openqwen.reward.config import RewardConfig
+from openqwen.train.trainer import micro_batches
 
 TINY = {
     "batch_size": 32,
     "micro_batch": 12,
     "max_length": 64,
     "optim.lr": 3e-3,
-    "checkpoint_every": 3,
+    "checkpoint_interval": 3,
     "num_samples": 2,
     "seed": 7,
 }
@@ -112,14 +113,14 @@ def test_the_reward_model_continues_from_a_preference_model(
 def test_a_broken_off_run_continues_in_the_same_bits(
     inputs: dict[str, Path], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.clip_and_step
+    real = loop.batch_at
 
-    def broken(*args: object, step: int, **more: object) -> float:
+    def broken(pairs: object, step: int, *more: object) -> list[data.Pair]:
         if step == 8:
             raise KeyboardInterrupt
-        return real(*args, step=step, **more)  # type: ignore[arg-type]
+        return real(pairs, step, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "clip_and_step", broken)
+    monkeypatch.setattr(loop, "batch_at", broken)
     out = tmp_path / "pmp"
     with pytest.raises(KeyboardInterrupt):
         loop.run(config(label="PMP"), inputs, out)
@@ -127,13 +128,13 @@ def test_a_broken_off_run_continues_in_the_same_bits(
     monkeypatch.undo()
     began: list[int] = []
     monkeypatch.setattr(
-        loop, "clip_and_step", lambda *a, step, **k: (began.append(step), real(*a, step=step, **k))[1]
+        loop, "batch_at", lambda pairs, step, *more: (began.append(step), real(pairs, step, *more))[1]
     )
     artifact = loop.run(config(label="PMP"), inputs, out)
     assert began[0] == 6  # the checkpoint before, every three steps
     assert artifact.content == load(trained, "reward").content
-    kept = [{k: v for k, v in r.items() if k != "seconds"} for r in artifact.metrics]
-    assert kept == [{k: v for k, v in r.items() if k != "seconds"} for r in load(trained, "reward").metrics]
+    assert (out / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+    assert artifact.manifest["facts"]["checkpoint"] == load(trained, "reward").manifest["facts"]["checkpoint"]
 
 
 def test_pairwise_loss_is_minus_log_of_the_preference_probability() -> None:
@@ -147,12 +148,9 @@ def test_accumulation_over_micro_batches_does_not_change_the_gradient(inputs: di
     grads = []
     for size in (13, 4):
         model = loop.starting_model(load(inputs["model"], "model"), 0).double()
-        for few in loop.micro_batches(pairs, size):
-            chosen, rejected = (
-                loop.score(model, [getattr(p, side) for p in few], torch.device("cpu"))
-                for side in ("chosen_ids", "rejected_ids")
-            )
-            (loop.pairwise_loss(chosen, rejected).sum() / len(pairs)).backward()
+        task = loop.Comparisons(config().config, model, pairs, pairs, inputs["pairs"])
+        for few, _ in micro_batches(pairs, 0, 1, size):
+            (task.losses(few)[0] / len(pairs)).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     # Scores are fp32 in any model. The gradient is small because terms of about one cancel in it, so their rounding
     # (a few times 1e-7, differing between processors) is the bound; a wrongly weighted batch is off by 1e-4 and more.

@@ -25,29 +25,29 @@ class Plant(NamedTuple):
 
 LOADER, CHATML, DATA = "openqwen.train.loader", "openqwen.chat.chatml", "openqwen.sft.data"
 PRETRAIN, SFT, STEP = "openqwen.pretrain.loop", "openqwen.sft.loop", "openqwen.train.step"
+TRAINER = "openqwen.train.trainer"
 DISTRIBUTED, LORA, MODEL = "openqwen.train.distributed", "openqwen.train.lora", "openqwen.model.qwen"
 
 PLANTS = {
     "mean of means under accumulation": Plant(
-        f"{SFT}:train",
-        "total / trained",
-        "total / int((part.labels != IGNORE).sum()) / len(parts)",
+        f"{SFT}:Conversations.losses",
+        "[summed_loss(self.model, part.ids, part.labels, part.segments)]",
+        "[summed_loss(self.model, part.ids, part.labels, part.segments)"
+        " * sum(sum(s.trained[1:]) for s in self.training)"
+        " / int((part.labels != IGNORE).sum()) / -(-len(self.rows) // self.config.micro_batch)]",
         "accumulation",
     ),
     "mean of means, last micro-batch smaller": Plant(
-        f"{PRETRAIN}:train",
-        "total / config.batch_tokens",
-        "total / ids[:, 1:].numel() / len(batch.split(config.micro_batch)) / shards",
+        f"{TRAINER}:fit",
+        "total / batch.counted",
+        "total / (batch.counted / len(batch.items) * len(items)) / passes / shards",
         "accumulation",
     ),
-    "padding counted in the denominator": Plant(
-        f"{SFT}:train",
-        "int((part.labels != IGNORE).sum())",
-        "part.labels.numel()",
-        "accumulation",
+    "masked tokens counted in the denominator": Plant(
+        f"{SFT}:Conversations.batch", "sum(sample.trained[1:])", "len(sample.trained[1:])", "accumulation"
     ),
     "labels not shifted": Plant(
-        f"{PRETRAIN}:train", "ids[:, 1:].flatten()", "ids[:, :-1].flatten()", "accumulation"
+        f"{PRETRAIN}:NextToken.losses", "ids[:, 1:].flatten()", "ids[:, :-1].flatten()", "accumulation"
     ),
     "labels shifted twice": Plant(
         f"{DATA}:make_batch",
@@ -89,16 +89,16 @@ PLANTS = {
         "optimizer step",
     ),
     "gradients not cleared": Plant(
-        f"{STEP}:clip_and_step", "optimizer.zero_grad(set_to_none=True)", "pass", "optimizer step"
+        f"{STEP}:try_step", "optimizer.zero_grad(set_to_none=True)", "pass", "optimizer step"
     ),
     "clipping by micro-batch": Plant(
-        f"{PRETRAIN}:train",
-        "part_loss.backward()",
-        "part_loss.backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)",
+        f"{TRAINER}:fit",
+        "found[0].backward()",
+        "found[0].backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)",
         "optimizer step",
     ),
     "no clipping": Plant(
-        f"{STEP}:clip_and_step", "(params, config.clip, ", "(params, float('inf'), ", "optimizer step"
+        f"{STEP}:try_step", "(params, config.clip, ", "(params, float('inf'), ", "optimizer step"
     ),
     "first step of warm-up lost": Plant(
         "openqwen.train.schedule:lr_at", "(step + 1) / warmup", "step / warmup", "optimizer step"
@@ -135,9 +135,9 @@ PLANTS = {
         "save and load",
     ),
     "data begins again after a restart": Plant(
-        f"{PRETRAIN}:train",
-        "tokens, step, config.batch_size",
-        "tokens, step - begun, config.batch_size",
+        f"{TRAINER}:fit",
+        "task.batch(step)",
+        "task.batch(step - begun)",
         "save and load",
     ),
     "adapter merged without its scale": Plant(f"{LORA}:merged", "layer.scale * (", "(", "LoRA merge"),
@@ -145,10 +145,13 @@ PLANTS = {
         f"{LORA}:LoraLinear.forward", "* self.scale", "* self.scale * self.scale", "LoRA merge"
     ),
     "every process reads the same rows": Plant(
-        f"{LOADER}:batch_at", "step * batch_size + rank * share", "step * batch_size", "data order"
+        f"{TRAINER}:micro_batches", "items[shard::shards]", "items[: len(items) // shards]", "data order"
+    ),
+    "a row more for whoever has fewer counts": Plant(
+        f"{TRAINER}:micro_batches", "items[:1], 0.0", "items[:1], 1.0", "data order"
     ),
     "pieces leave out a token": Plant(
-        f"{LOADER}:batch_at", "piece[:, None] * context", "piece[:, None] * (context - 1)", "data order"
+        f"{LOADER}:positions_of", "piece[:, None] * context", "piece[:, None] * (context - 1)", "data order"
     ),
 }
 # In processes of their own (planted_worker.py): first of what two processes add, then of the divided model.

@@ -1,16 +1,18 @@
-"""Batches are a pure function of the step, cover each epoch once, and ignore the number of processes."""
+"""Batches are a pure function of the step, cover each epoch once, and know their documents."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from openqwen.core.errors import DataError, UsageError
+from openqwen.core.errors import DataError
 from openqwen.core.shards import Tokens
-from openqwen.train.loader import batch_at, num_pieces, take
+from openqwen.train.loader import batch_at, documents_of, num_pieces, rows_of, samples_with, take
 
 
 def corpus(documents: int = 40, shards: int = 3, seed: int = 0) -> Tokens:
@@ -58,17 +60,31 @@ def test_pure_function_of_step_and_seed() -> None:
     assert a.shape == (6, 9) and a.dtype == torch.int64
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 6])
-def test_order_does_not_depend_on_the_number_of_processes(num_ranks: int) -> None:
+def test_documents_are_those_whose_tokens_stand_in_the_rows() -> None:
     tokens = corpus()
-    for step in (0, 9, 20):
-        whole = batch_at(tokens, step, 6, 8, seed=1)
-        parts = [batch_at(tokens, step, 6, 8, seed=1, rank=r, num_ranks=num_ranks) for r in range(num_ranks)]
-        assert torch.equal(whole, torch.cat(parts))
+    for first in (0, 17, 90):  # the last beyond an epoch
+        samples = np.arange(first, first + 5)
+        rows = rows_of(tokens, samples, 8, seed=1)
+        begins = [0, *tokens.ends[:-1].tolist()]
+        held = {
+            n for n in range(40) if set(range(begins[n], int(tokens.ends[n]))) & set(rows.flatten().tolist())
+        }
+        assert documents_of(tokens, samples, 8, seed=1) == sorted(held)
 
 
 def test_errors() -> None:
     with pytest.raises(DataError, match="do not make one sequence of 5000"):
         batch_at(corpus(), 0, 1, 5000, seed=0)
-    with pytest.raises(UsageError, match="does not divide"):
-        batch_at(corpus(), 0, 5, 8, seed=0, num_ranks=2)
+    with pytest.raises(DataError, match="where: /shards"):
+        num_pieces(replace(corpus(), path=Path("/shards")), 5000)
+
+
+@pytest.mark.parametrize("context", [1, 8, 50, 500])
+def test_samples_with_a_document_are_those_it_stands_in(context: int) -> None:
+    """Over two epochs and a bit, whatever is longer: documents or pieces; the tail of an epoch is in none."""
+    tokens = corpus()
+    pieces = num_pieces(tokens, context)
+    held = {n: documents_of(tokens, np.array([n]), context, seed=3) for n in range(3 * pieces)}
+    for document in range(tokens.num_documents):
+        found = [n for epoch in range(3) for n in samples_with(tokens, document, epoch, context, 3).tolist()]
+        assert found == [n for n, documents in held.items() if document in documents]

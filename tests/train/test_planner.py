@@ -157,7 +157,9 @@ def test_a_real_run_needs_what_was_planned(name: str, inputs: dict[str, Path], t
     # Sums of shards wait for each other, log2 of them at most; they are one at the update.
     waiting = resolved.config.parallel.shards.bit_length()
     assert need.gradients == waiting * measured["gradients"]
-    assert need.total == pytest.approx(highest_mark(profiled), rel=0.02), (need.peak, need.moment)
+    # The only save is the last step's: its copy stands beside weights and optimizer, and there are no gradients any more.
+    mark = max(need.total, need.parameters + need.optimizer + need.saving)
+    assert mark == pytest.approx(highest_mark(profiled), rel=0.02), (need.peak, need.moment)
 
 
 def test_the_runs_cover_the_moments_of_the_highest_mark() -> None:
@@ -403,7 +405,8 @@ def test_files_of_a_checkpoint_are_exact(kind: str, changes: dict[str, Any], tmp
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
-    path = checkpoint.save(tmp_path, 1, {"model": lora.trained(model)}, {"adamw": optimizer}, {})
+    with checkpoint.Saver(tmp_path, {"model": lora.trained(model)}, {"adamw": optimizer}) as saver:
+        path = saver.save(1, {})
     sizes = {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
     if not torch.cuda.is_available():  # each GPU adds its own random state
         assert planner.checkpoint_files(model.config, adapters) == sizes

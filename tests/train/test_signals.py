@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 
 import pytest
 
@@ -21,6 +22,11 @@ def test_a_signal_in_the_last_step_is_not_lost(number: signal.Signals) -> None:
                 signal.raise_signal(number)
         assert stop
     assert steps == [0, 1, 2] and signal.getsignal(number) is before
+
+
+def test_a_signal_while_the_body_ends_is_not_lost() -> None:
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"), stop_on_signal(), ExitStack() as ending:
+        ending.callback(signal.raise_signal, signal.SIGTERM)
 
 
 def test_a_second_interrupt_stops_at_once() -> None:
