@@ -12,7 +12,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,24 @@ def chat_answers(command: str, folder: Path) -> None:
     assert "the conversation is empty" in output(command, folder, "hello\n/reset\n/quit\n")
 
 
+def documents_are_reviewed(command: str, folder: Path) -> None:
+    with served(command, folder, "/") as address:
+        page = urllib.request.urlopen(address, timeout=10)
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"] and b"<script" in page.read()
+
+
+def text_has_an_account(command: str, folder: Path) -> None:
+    first = (folder / "out" / "tour" / "tokens" / "documents.train.jsonl").read_text(encoding="utf-8")
+    ident = json.loads(first.split("\n", 1)[0])["id"]
+    shown = output(command.replace('"TEXT"', shlex.quote(ident)), folder)
+    assert "in the corpus" in shown and "(pretrain)" in shown
+
+
+def benchmark_is_certified(command: str, folder: Path) -> None:
+    output(command.replace("PATH", "out/tour/primer/benchmarks"), folder)
+    assert "as they were" in output("openqwen data verify cert.json", folder)
+
+
 def model_is_exported(command: str, folder: Path) -> None:
     output(command, folder)
     config = json.loads((folder / "qwen2" / "config.json").read_text(encoding="utf-8"))
@@ -180,14 +199,21 @@ def model_is_exported(command: str, folder: Path) -> None:
 
 
 def server_answers(command: str, folder: Path) -> None:
+    with served(command, folder, "/health") as address:
+        models = json.load(urllib.request.urlopen(f"{address}/v1/models", timeout=10))
+        assert len(models["data"]) == 1
+
+
+@contextmanager
+def served(command: str, folder: Path, path: str) -> Iterator[str]:
+    """The address of a server that the command starts, once it answers at a path."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = start(f"{command} --port {port}", folder)
     try:
-        assert healthy(f"http://127.0.0.1:{port}/health", process)
-        models = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10))
-        assert len(models["data"]) == 1
+        assert healthy(f"http://127.0.0.1:{port}{path}", process)
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         try:
@@ -223,6 +249,9 @@ ALONE: dict[str, Check] = {
 }
 AFTER_A_TOUR: dict[str, Check] = {
     "openqwen show out/tour/rlhf": family_tree_is_shown,
+    "openqwen data review out/tour/corpus": documents_are_reviewed,
+    'openqwen data why out/tour/corpus "TEXT" --model out/tour/rlhf': text_has_an_account,
+    "openqwen data certificate out/tour/corpus --benchmark PATH --out cert.json": benchmark_is_certified,
     "openqwen table 4": table_has_both_origins,
     "openqwen report out/tour --out out/page": curves_are_drawn,
     "openqwen export out/tour/rlhf --format qwen2 --out qwen2": model_is_exported,
