@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from openqwen.cli.certificate import certificate, verify
+from openqwen.cli.classifier import app as classifier
 from openqwen.cli.common import Out, Plan, Recipes, Settings, run_stage
 from openqwen.cli.review import review
 from openqwen.cli.why import why
@@ -45,6 +46,7 @@ def primer(*settings: Settings, out: Out, recipe: Recipes = None, plan: Plan = F
     return run_stage("primer", {}, out, settings, recipe, plan)
 
 
+app.command(classifier)
 app.command(review)
 app.command(why)
 app.command(certificate)

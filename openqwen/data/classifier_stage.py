@@ -133,7 +133,8 @@ def choose(probability: np.ndarray, truth: np.ndarray, precision: float) -> tupl
     cuts = np.flatnonzero(np.append(p[1:] < p[:-1], True))  # equal probabilities stand or fall together
     good = cuts[precise[cuts] >= precision]
     reached = bool(len(good)) and bool(hits[good[-1]])
-    best = int(good[-1]) if reached else int(cuts[np.argmax(precise[cuts])])
+    # Of several cuts with the most hits the first has the fewest mistakes.
+    best = int(good[np.argmax(hits[good])]) if reached else int(cuts[np.argmax(precise[cuts])])
     below = p[best + 1] if best + 1 < len(p) else 0.0
     return round(float((p[best] + below) / 2), 4), reached
 

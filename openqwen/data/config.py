@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from openqwen.core.config import Config, Count, setting
 
 
@@ -182,7 +184,7 @@ class ChineseConfig(Config):
     )
     max_symbols: float | None = setting(0.05, source="ours", doc="of # or of ellipses for each character")
     max_short_lines: float | None = setting(0.67, source="ours", doc="share of lines below 10 characters")
-    min_sentences: float | None = setting(2, source="ours", doc="ends 。！？ and their Latin forms")
+    min_sentences: float | None = setting(1, source="ours", doc="ends 。！？ and their Latin forms")
     max_top_4: float | None = setting(0.20, source="ours", doc="share in the commonest run of 4 characters")
     max_dup_10: float | None = setting(
         0.5, source="ours", doc="share in runs of 10 characters that occurred before"
@@ -244,7 +246,7 @@ class QualityConfig(Config):
     drop: bool = setting(
         True,
         source="ours",
-        doc="false: rules and models only score, nothing is dropped; openqwen data preview shows what would be",
+        doc="false: rules and models only score, nothing is dropped",
     )
     rules: bool = setting(True, source="report §2.1", doc="rules by source and language, see rules.py")
     limits: RulesConfig = setting(RulesConfig(), source="ours")
@@ -307,9 +309,33 @@ class MixConfig(Config):
     """Up-sampling."""
 
     proportions: dict[str, float] = setting(
-        {}, source="ours", doc='target share of bytes by "source" or "source/lang"; empty: as it comes'
+        {},
+        source="ours",
+        doc='target share of tokens by "source", "source/lang" or "source/lang/band", * for any; empty: as it comes',
+    )
+    tokens: Count | None = setting(
+        None, source="ours", doc="to take in all; none: the least with which nothing is left out", gt=0
+    )
+    bands: dict[str, float] = setting(
+        {}, source="ours", doc='bands of quality by their least score, {"high": 0.7, "low": 0}'
+    )
+    by: str = setting("quality", source="ours", doc="the score that bands are of")
+    bytes_per_token: dict[str, float] = setting(
+        {"en": 4.5, "zh": 3.9, "code": 4.2, "*": 3.7},
+        source="ours",
+        doc="by language: Qwen's vocabulary on our sample texts; openqwen tokenizer compare measures another",
     )
     max_epochs: float = setting(4.0, source="ours", doc="no document is repeated more often", ge=1)
+    missed: Literal["go on", "stop"] = setting(
+        "go on", source="ours", doc="what happens when a share cannot be reached within max_epochs"
+    )
+
+    @field_validator("bytes_per_token")
+    @classmethod
+    def _any_language(cls, rates: dict[str, float]) -> dict[str, float]:
+        if "*" not in rates or min(rates.values()) <= 0:
+            raise ValueError('rates must be above 0, with one for "*", any other language')
+        return rates
 
 
 class DataConfig(Config):

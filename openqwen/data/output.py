@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from openqwen.data import mix, shards
+from openqwen.data.config import MixConfig
 from openqwen.data.documents import Document
 from openqwen.data.task import Facts, Work
 
@@ -29,22 +31,72 @@ ACCOUNT = pa.schema(
         ("scores", pa.map_(pa.string(), pa.float64())),
     ]
 )
+SIZES = pa.schema(
+    [
+        ("source", pa.string()),
+        ("lang", pa.string()),
+        ("band", pa.string()),
+        ("hash", pa.uint64()),
+        ("bytes", pa.int64()),
+    ]
+)
 _SAMPLE = 2000  # characters of a document that is shown
 
 
 def sizes(work: Work) -> Facts:
-    """Shard -> how much there is to train on of each source and language. settings: "seed", "valid_fraction"."""
-    found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for document in shards.load(work):
-        if not mix.is_valid(document.id, work.settings["valid_fraction"], work.settings["seed"]):
-            entry = found[document.source, document.lang]
-            entry[0] += 1
-            entry[1] += shards.num_bytes(document.text)
-    return {"sizes": [[*group, *entry] for group, entry in sorted(found.items())]}
+    """Shard -> cell, hash and bytes of each document to train on. settings: "seed", "valid_fraction", "steps", "mix".
+
+    inputs: "documents", and "verdicts" of each of the steps, whose scores say in which band a document is.
+    """
+    settings, config = work.settings, MixConfig(**work.settings["mix"])
+    rows = []
+    for document in _left(work):
+        if not mix.is_valid(document.id, settings["valid_fraction"], settings["seed"]):
+            cell = mix.Cell.of(document.source, document.lang, document.scores, config)
+            size = shards.num_bytes(document.text)
+            rows.append(
+                (cell.source, cell.lang, cell.band, mix.hash64(settings["seed"], "mix", document.id), size)
+            )
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(SIZES.names)}
+    shards.write(work, "sizes", [pa.table(columns, SIZES)])
+    return {"bytes": sum(row[-1] for row in rows)}
+
+
+def plan(work: Work) -> Facts:
+    """Sizes of all shards -> the plan of the mix. settings: "mix". One task; it holds 24 bytes a document."""
+    tables = [shards.read(work.store, output) for output in work.inputs["sizes"]]
+    cells: list[mix.Cell] = []
+    number: dict[mix.Cell, int] = {}
+    numbers, hashes, bytes_ = [], [], []
+    for table in tables:
+        for own in zip(*(table[name].to_pylist() for name in ("source", "lang", "band"))):
+            cell = mix.Cell(*own)
+            if number.setdefault(cell, len(cells)) == len(cells):
+                cells.append(cell)
+            numbers.append(number[cell])
+        hashes.append(table["hash"].to_numpy())
+        bytes_.append(table["bytes"].to_numpy())
+    config = MixConfig(**work.settings["mix"])
+    columns = np.array(numbers, np.int64), np.concatenate(hashes), np.concatenate(bytes_)
+    return {"table": mix.plan(cells, *columns, config)}
+
+
+def _left(work: Work) -> list[Document]:
+    """The documents of a shard that no step has dropped, with the scores of all steps."""
+    written = shards.read(work.store, work.inputs["documents"][0]).to_pydict()
+    scores: dict[int, dict[str, float]] = defaultdict(dict)
+    left: list[Document] = []
+    for output in work.inputs["verdicts"]:
+        left = []
+        for document, drop in shards.joined(written, shards.read(work.store, output)):
+            document.scores = scores[document.row] = {**scores[document.row], **document.scores}
+            if drop is None:
+                left.append(document)
+    return left
 
 
 def write(work: Work) -> Facts:
-    """Shard -> its parts of the corpus. settings: "seed", "valid_fraction", "steps", "epochs" (by group).
+    """Shard -> its parts of the corpus. settings: "seed", "valid_fraction", "steps", "mix", "plan" (rows).
 
     inputs: "documents", and "verdicts" of each of the steps.
     """
@@ -82,11 +134,12 @@ def write(work: Work) -> Facts:
 
 def _repeated(work: Work, documents: list[Document], held: set[str]) -> Iterator[Document]:
     """Training documents, as often as the plan says (same id: they are the same document)."""
-    epochs = work.settings["epochs"]
+    settings, config = work.settings, MixConfig(**work.settings["mix"])
+    rows = {mix.Cell(row["source"], row["lang"], row["band"]): row for row in settings["plan"]}
     for document in documents:
         if document.id not in held:
-            group = mix.group_of(document.source, document.lang, epochs)
-            yield from [document] * mix.times(document.id, epochs.get(group, 1.0), work.settings["seed"])
+            row = rows[mix.Cell.of(document.source, document.lang, document.scores, config)]
+            yield from [document] * mix.times(document.id, row, settings["seed"])
 
 
 def _row(

@@ -92,7 +92,6 @@ RULES: tuple[Rule, ...] = (
     Rule("duplicate 10-grams", "dup_10", "gopher.max_dup_10", TABLE_A1, 0.10, _EN),
     Rule("lorem ipsum", "lorem", "c4.max_lorem", C4, 0, kinds=(*_PAGES, "instruction")),
     Rule("curly brackets", "curly", "c4.max_curly", C4, 0, _EN),
-    Rule("too few sentences", "sentences", "c4.min_sentences", C4, 3, _EN),
     Rule(
         "placeholder page", "placeholders", "c4.max_placeholders", "ours, after C4's lines on cookies and policies",
         kinds=_PAGES,
@@ -100,6 +99,7 @@ RULES: tuple[Rule, ...] = (
     Rule("lines without end", "line_ends", "fineweb.min_line_ends", FINEWEB, 0.12),
     Rule("repeated lines", "duplicate_line_chars", "fineweb.max_duplicate_line_chars", FINEWEB, 0.1),
     Rule("short lines", "short_lines", "fineweb.max_short_lines", FINEWEB, 0.67, _EN),
+    Rule("too few sentences", "sentences", "c4.min_sentences", C4, 3, _EN),
     Rule("too few characters", "han", "chinese.min_characters", OURS, None, _ZH, _PAGES),
     Rule("too many characters", "han", "chinese.max_characters", OURS, None, _ZH),
     Rule("few Chinese characters", "han_share", "chinese.min_share", OURS, None, _ZH),

@@ -32,6 +32,7 @@ from openqwen.core.artifact import (
     write_jsonl,
 )
 from openqwen.core.config import Resolved
+from openqwen.core.console import note
 from openqwen.core.errors import DataError, UsageError, did_you_mean
 from openqwen.data import (
     classifier,
@@ -425,27 +426,29 @@ def _accuracy(state: _State, primer: Artifact | Path | None) -> dict[str, Any]:
 def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
     """Mixes, writes the corpus and its account. DataError if nothing is left."""
     config, path = state.config, state.run.path
-    settings = {"seed": config.seed, "valid_fraction": config.valid_fraction}
-    sizes: Counter[tuple[str, str]] = Counter()
-    counts: Counter[tuple[str, str]] = Counter()
-    for record in state.each("mix.sizes", output.sizes, settings):
-        for source, lang, count, size in record.facts["sizes"]:
-            counts[source, lang] += count
-            sizes[source, lang] += size
-    table = (
-        mix.plan({group: (counts[group], size) for group, size in sizes.items()}, config.mix) if sizes else []
-    )
-    need_disk(path, 2 * sum(sizes.values()))
-    more = {
+    settings = {
+        "seed": config.seed,
+        "valid_fraction": config.valid_fraction,
         "steps": [line["step"] for line in state.funnel],
-        "epochs": {row["group"]: row["epochs"] for row in table},
+        "mix": config.mix.model_dump(mode="json"),
     }
-    written = state.each(
-        "corpus",
-        output.write,
-        {**settings, **more},
-        lambda shard: {"verdicts": list(shard.verdicts.values())},
-    )
+    sized = state.each("mix.sizes", output.sizes, settings, _every_verdict)
+    sizes = [record.outputs["sizes"] for record in sized]
+    planned = state.parts("mix.plan", output.plan, {"sizes": sizes}, {"mix": settings["mix"]}, 1)
+    table = planned[0].facts["table"]
+    if config.mix.proportions or config.mix.tokens:
+        for line in mix.lines(table):
+            note(line)
+    for sentence in mix.missed(table):
+        if config.mix.missed == "stop":
+            raise DataError(
+                f"a share cannot be reached: {sentence}",
+                where="mix.proportions",
+                fix="lower it, raise mix.max_epochs, or let the run go on with --mix.missed 'go on'",
+            )
+        note(f"mix: {sentence}")
+    need_disk(path, 2 * sum(round(row["bytes"] * max(1.0, row["epochs"])) for row in table))
+    written = state.each("corpus", output.write, {**settings, "plan": table}, _every_verdict)
     _fetch(state, written)
     facts = [record.facts for record in written]
     groups: Counter[str] = Counter()
@@ -484,6 +487,10 @@ def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
         skipped=len(state.bad.records), shards=len(state.shards), tasks=dict(state.pipeline.counts),
         steps=state.seconds, megabytes_per_second=round(state.bytes_in / 1e6 / seconds, 2), accuracy=accuracy,
     )  # fmt: skip
+
+
+def _every_verdict(shard: _Shard) -> dict[str, list[Output]]:
+    return {"verdicts": list(shard.verdicts.values())}
 
 
 def _fetch(state: _State, written: Sequence[Record]) -> None:

@@ -6,7 +6,6 @@ import html
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +14,10 @@ from hypothesis import strategies as st
 from shard_bench import Bench
 
 from openqwen.core.errors import DataError
-from openqwen.data import classifier, decontaminate, language, lm, mix, output, quality, truth
+from openqwen.data import classifier, decontaminate, language, lm, quality, truth
 from openqwen.data.config import (
     DecontaminateConfig,
     LanguageConfig,
-    MixConfig,
     RulesConfig,
     SourcesConfig,
 )
@@ -241,31 +239,6 @@ def test_languages_not_asked_for_are_dropped_and_declared_ones_believed() -> Non
     kept, dropped = language.identify(documents, LanguageConfig(keep=("en",)))
     assert [(d.id, d.lang) for d in kept] == [("en", "en"), ("docs", "en"), ("py", "code")]
     assert [d.reason for d in dropped] == ["language ko"]
-
-
-def test_mix_reaches_the_proportions_and_respects_the_cap(tmp_path: Path) -> None:
-    documents = [Document(f"w{i}", "x" * 100, "web", "en") for i in range(800)]
-    documents += [Document(f"b{i}", "x" * 100, "books", "en") for i in range(200)]
-    bench = Bench(tmp_path)
-    shard = bench.shard(documents)
-    counted = bench.run(output.sizes, shard, seed=1, valid_fraction=0.0).facts["sizes"]
-    assert counted == [["books", "en", 200, 20_000], ["web", "en", 800, 80_000]]
-    sizes = {(source, lang): (count, size) for source, lang, count, size in counted}
-
-    def mixed(share: float) -> tuple[list[dict[str, Any]], Counter[str]]:
-        table = mix.plan(sizes, MixConfig(proportions={"books": share}))
-        epochs = {row["group"]: row["epochs"] for row in table}
-        record = bench.run(output.write, shard, seed=1, valid_fraction=0.0, steps=["extract"], epochs=epochs)
-        groups = record.facts["groups"]
-        return table, Counter({group.partition("/")[0]: count for group, count in groups.items()})
-
-    table, counts = mixed(0.4)
-    assert counts["web"] == 800 and abs(counts["books"] / counts.total() - 0.4) < 0.02
-    assert table[0]["epochs"] == pytest.approx(800 * 0.4 / 0.6 / 200, rel=1e-3) and not table[0]["capped"]
-    assert mixed(0.4)[1] == counts
-    table, counts = mixed(0.9)
-    assert table[0]["capped"] and counts["books"] == 800
-    assert mixed(0.01)[1]["books"] == 200  # nothing is cut below one epoch
 
 
 def test_language_model_finds_noise(tmp_path: Path) -> None:

@@ -190,7 +190,15 @@ def test_only_what_depends_on_a_setting_is_done_again(primer: Path, tmp_path: Pa
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.json")}
     bits = sorted(r["scores"]["lm"] for r in read_corpus(first.path))
     changed, tasks = build(quality__lm_max_bits=(bits[-5] + bits[-4]) / 2)
-    later = {"lm", "decontaminate.hits", "decontaminate.phrases", "decontaminate", "mix.sizes", "corpus"}
+    later = {
+        "lm",
+        "decontaminate.hits",
+        "decontaminate.phrases",
+        "decontaminate",
+        "mix.sizes",
+        "mix.plan",
+        "corpus",
+    }
     again = {path for path in before if path.stat().st_mtime_ns != before[path]}
     assert {"lm", "decontaminate", "corpus"} <= {path.parent.name for path in again} <= later
     assert tasks == {"ran": len(again), "done_before": len(before) - len(again)}
