@@ -77,6 +77,14 @@ def end(running: Sequence[Any], seconds: float = 120) -> list[int | None]:
     return codes
 
 
+def until_saved(out: Path, running: Sequence[Any]) -> None:
+    """Until a checkpoint is whole: saves are written while training goes on."""
+    limit = time.monotonic() + 120
+    while not list((out / "checkpoints").glob("step-*")):
+        assert all(process.is_alive() for process in running) and time.monotonic() < limit
+        time.sleep(0.005)
+
+
 def until_step(out: Path, step: int, running: Sequence[Any]) -> None:
     """Until the metrics hold a training record of this step."""
     file, limit = out / "metrics.jsonl", time.monotonic() + 120

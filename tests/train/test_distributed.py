@@ -137,6 +137,7 @@ def test_a_frozen_process_is_named_and_ends_the_run(inputs: list[str], tmp_path:
     out = tmp_path / "base"
     running = start(count, inputs, out, **changes)
     forked.until_step(out, 6, running)
+    forked.until_saved(out, running)
     os.kill(running[-1].pid, signal.SIGSTOP)
     began = time.monotonic()
     codes = forked.end(running[:-1])
