@@ -76,6 +76,15 @@ STAGES = {
             ("examples",),
         ),
         Stage(
+            "score",
+            "scores",
+            "§2.1",
+            "score a corpus's documents by one of our models",
+            "openqwen.data.config:ScoreConfig",
+            "openqwen.pretrain.score:run",
+            ("corpus", "model"),
+        ),
+        Stage(
             "tokenizer",
             "tokenizer",
             "§2.2",

@@ -120,10 +120,15 @@ def _ppo(resolved: Resolved[Any], inputs: Inputs) -> None:
     _same_tokenizer(inputs["reward"], inputs["policy"])
 
 
+def _score(resolved: Resolved[Any], inputs: Inputs) -> None:
+    artifact.open_inputs(inputs, {"corpus": "corpus", "model": "model"})
+
+
 _CHECKS: dict[str, Callable[[Resolved[Any], Inputs], None]] = {
     "pretrain": _pretrain,
     "extend": _extend,
     "ppo": _ppo,
+    "score": _score,
 }
 
 

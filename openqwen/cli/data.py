@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from openqwen.cli.certificate import certificate, verify
 from openqwen.cli.classifier import app as classifier
 from openqwen.cli.common import Out, Plan, Recipes, Settings, run_stage
+from openqwen.cli.preview import preview
 from openqwen.cli.review import review
 from openqwen.cli.why import why
 from openqwen.data.store import is_address
@@ -46,7 +47,24 @@ def primer(*settings: Settings, out: Out, recipe: Recipes = None, plan: Plan = F
     return run_stage("primer", {}, out, settings, recipe, plan)
 
 
+@app.command
+def score(
+    *settings: Settings,
+    corpus: Annotated[Path, Parameter(help="Built with --quality.drop false, it has every document.")],
+    model: Annotated[Path, Parameter(help="A model of ours: base, chat or any other.")],
+    out: Out,
+    recipe: Recipes = None,
+    plan: Plan = False,
+) -> int:
+    """Scores documents by one of our models, in bits per byte.
+
+    Use it with: openqwen data build --quality.scores DIR --quality.lm_max_bits THRESHOLD
+    """
+    return run_stage("score", {"corpus": corpus, "model": model}, out, settings, recipe, plan)
+
+
 app.command(classifier)
+app.command(preview)
 app.command(review)
 app.command(why)
 app.command(certificate)

@@ -336,7 +336,8 @@ def stage_run(
     """Opens a stage directory for writing; leaves DONE behind only if the body ends without an error.
 
     An unfinished directory of the same fingerprint is continued (`run.resumed`); one of another fingerprint is
-    cleared first, a finished one too. Two processes on one directory refuse each other.
+    cleared first, a finished one too. Two processes on one directory refuse each other. UsageError for a directory
+    that holds files of somebody else.
 
         with stage_run(out, "base", resolved, {"tokens": tokens}) as run:
             ...
@@ -348,9 +349,9 @@ def stage_run(
     with alone_in(path):
         started = path / "STARTED"
         same = started.is_file() and started.read_text(encoding="utf-8").strip() == mark
-        if fresh or not same or (path / "DONE").exists():
+        resumed = same and not fresh and not (path / "DONE").exists()
+        if not resumed:
             clear(path)
-        resumed = same and not fresh and started.exists()
         write_atomic(started, mark + "\n")
         write_atomic(path / "config.toml", dump_toml(config))
         write_json(path / "origin.json", resolved.origin)
@@ -385,10 +386,24 @@ def alone_in(path: Path) -> Iterator[None]:
 
 
 def clear(path: Path) -> None:
-    """Empties a stage directory (DONE first, so that it never looks finished while half gone)."""
+    """Empties a stage directory; UsageError, and nothing is touched, where no stage has written.
+
+    DONE goes first and what says which run it was: half gone, it neither looks finished nor is gone on with. STARTED
+    itself stays, by which it is known as a stage's.
+    """
+    held = [child for child in path.iterdir() if child.name != ".lock" and not child.match(".STARTED.*.tmp")]
+    if not held:
+        return
+    if not any((path / name).is_file() for name in ("STARTED", "DONE")):
+        raise UsageError(
+            f"this folder holds files that no stage has written, such as {min(child.name for child in held)}",
+            where=str(path),
+            fix="take another --out: a folder that is empty or does not exist",
+        )
     (path / "DONE").unlink(missing_ok=True)
-    for child in path.iterdir():
-        if child.name == ".lock":
+    write_atomic(path / "STARTED", "cleared\n")
+    for child in held:
+        if child.name in ("STARTED", "DONE"):
             continue
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)

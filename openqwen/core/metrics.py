@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from openqwen.core.errors import DataError
+
 
 class Metrics:
     """Writer of metrics.jsonl and its like. Every record carries `step`; numbers that are not finite become null."""
@@ -20,7 +22,10 @@ class Metrics:
         """resume_step: keep records with step <= this one; None starts a new file."""
         kept = [r for r in read_metrics(path) if r["step"] <= resume_step] if resume_step is not None else []
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(_line(r) for r in kept), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(map(_line, kept))
+            file.flush()
+            os.fsync(file.fileno())  # before it takes the place of what may be all there is of them
         os.replace(temporary, path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -40,19 +45,25 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete records; a line torn by a crash at the end is left out."""
+    """All complete records; a line torn by a crash at the end is left out. DataError for any other that is damaged."""
     if not path.exists():
         return []
     records: list[dict[str, Any]] = []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):  # only the last line can be torn by a crash
-                raise
+        except (
+            ValueError
+        ) as error:  # not JSON, or not UTF-8: a crash may end a line in the middle of a character
+            if number < len(lines):
+                raise DataError(
+                    f"not a record: {error}",
+                    where=f"{path}:{number}",
+                    fix="delete the folder and run its stage again",
+                ) from error
     return records
 
 

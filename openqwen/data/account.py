@@ -7,7 +7,7 @@ verdicts with a row for every document, the kept ones in train/ and valid/, the 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -58,6 +58,11 @@ def _steps(stats: Path) -> list[str]:
         return [line["step"] for line in json.loads(stats.read_text(encoding="utf-8"))["funnel"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"damaged: {error}", where=str(stats), fix="build the corpus again") from error
+
+
+def _folders(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the document of a row of verdicts is."""
+    return KEPT if row["step"] is None else (f"dropped/{row['step']}",)
 
 
 class Account:
@@ -136,14 +141,32 @@ class Account:
         """A document's text as it was when the last step had seen it."""
         return self.written(place).record["text"]
 
+    def texts(self, places: Collection[Place]) -> dict[Place, str]:
+        """The texts of several documents; each file that holds some of them is read once. DataError as `written`."""
+        wanted: dict[tuple[int, Sequence[str]], dict[str, Place]] = {}
+        for place in sorted(places):
+            row = self.verdict(place)
+            wanted.setdefault((place.part, _folders(row)), {})[row["id"]] = place
+        found = {
+            own[document.record["id"]]: document.record["text"]
+            for (part, folders), own in wanted.items()
+            for document in self._documents(part, folders)
+            if document.record["id"] in own
+        }
+        for lost in sorted(set(places) - found.keys()):
+            raise self._lost(self.verdict(lost))
+        return found
+
     def written(self, place: Place) -> Written:
         """A document in the file it ended in. DataError if it is not there."""
         row = self.verdict(place)
-        folders = KEPT if row["step"] is None else (f"dropped/{row['step']}",)
-        for document in self._documents(place.part, folders):
+        for document in self._documents(place.part, _folders(row)):
             if document.record["id"] == row["id"]:
                 return document
-        raise DataError(
+        raise self._lost(row)
+
+    def _lost(self, row: Mapping[str, Any]) -> DataError:
+        return DataError(
             f"document {row['id']} is in the table of verdicts and in no file",
             where=str(self.corpus.path),
             fix="build the corpus again",

@@ -45,6 +45,11 @@ JUDGEMENTS = {
 }
 
 
+def judges(source: str, lang: str) -> bool:
+    """Whether documents of this source and language can be dropped by a classifier."""
+    return source not in _TRUSTED
+
+
 def features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sparse rows (row, column, value): hashed runs of 1 to 3 tokens, of unit length together, and `punctuation`."""
     rows, columns = [], []
@@ -185,10 +190,10 @@ def filter_label(
     for document, pieces in zip(documents, parts):
         own = np.sort(probability[position : position + len(pieces)])[::-1]
         position += len(pieces)
-        score = float((own if judgement.drops_below else own[: max(1, -(-len(own) // 3))]).mean())
-        document.scores[name] = round(score, 4)
+        score = round(float((own if judgement.drops_below else own[: max(1, -(-len(own) // 3))]).mean()), 4)
+        document.scores[name] = score  # what is kept is what is judged
         beyond = score < threshold if judgement.drops_below else score >= threshold
-        if beyond and document.source not in _TRUSTED:
+        if beyond and judges(document.source, document.lang):
             sign = "<" if judgement.drops_below else ">="
             detail = f"probability of {judgement.label} {score:.3f} {sign} {threshold:g}"
             dropped.append(Dropped(document, judgement.reason, detail=detail))

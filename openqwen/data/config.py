@@ -262,9 +262,21 @@ class QualityConfig(Config):
         "from the shipped examples",
     )
     lm: bool = setting(True, source="report §2.1", doc="score by a byte n-gram model trained on the corpus")
+    scores: str | None = setting(
+        None, source="ours", doc='folder made by "openqwen data score": one of our models scores instead'
+    )
     lm_order: int = setting(4, source="ours", doc="order of that model", ge=2, le=6)
     lm_train_bytes: Count = setting(600_000, source="ours", doc="bytes it is trained on, per half", gt=0)
     lm_max_bits: float = setting(6.5, source="ours", doc="bits per byte above which a text is noise", gt=0)
+
+
+class ScoreConfig(Config):
+    """Documents scored by one of our models."""
+
+    bytes: Count = setting(2000, source="ours", doc="of each document, from its beginning", gt=0)
+    batch: int = setting(16, source="ours", doc="pieces of the model's length that are read together", ge=1)
+    dtype: Literal["float32", "bfloat16"] = setting("float32", source="ours")
+    device: str | None = setting(None, source="ours", doc="none: CUDA if there is a device, else the CPU")
 
 
 class DecontaminateConfig(Config):
@@ -329,6 +341,11 @@ class MixConfig(Config):
     missed: Literal["go on", "stop"] = setting(
         "go on", source="ours", doc="what happens when a share cannot be reached within max_epochs"
     )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is taken otherwise than it comes."""
+        return bool(self.proportions) or self.tokens is not None
 
     @field_validator("bytes_per_token")
     @classmethod

@@ -3,17 +3,20 @@
 Report §2.1 (language models among the scorers); ours: half of the documents train the model that scores the other
 half, so that no text is judged by a model that has seen it, and no reference corpus has to be downloaded. A model is
 trained on the documents of least hash, up to a budget of bytes: a sample of all shards that is the same however the
-work is cut.
+work is cut. Or the scores are those of one of our models, made by `openqwen data score` (pretrain/score.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
+from openqwen.core.errors import DataError
 from openqwen.data import filters, shards
 from openqwen.data.documents import Document, Dropped
 from openqwen.data.mix import unit_hash
@@ -21,11 +24,18 @@ from openqwen.data.ngram import NgramModel
 from openqwen.data.task import Facts, Work
 
 ENOUGH = 200  # documents; fewer are no judge of each other
+SCORES, FILE = "scores", "scores.safetensors"  # what `openqwen data score` makes
 _HEAD = 2000  # bytes of a document that train or are scored
 
 
-def _head(text: str) -> bytes:
-    return text.encode("utf-8", "replace")[:_HEAD]
+def head(text: str, size: int = _HEAD) -> bytes:
+    """The first whole characters of a text in at most `size` bytes of UTF-8: what a model is given to score."""
+    return text[:size].encode("utf-8", "replace")[:size].decode("utf-8", "ignore").encode()
+
+
+def key(beginning: bytes) -> int:
+    """A number for a `head`, by which its score is found."""
+    return int.from_bytes(hashlib.blake2b(beginning, digest_size=8).digest(), "big")
 
 
 def _halves(documents: Sequence[Document], seed: int) -> np.ndarray:
@@ -41,7 +51,7 @@ def sample(work: Work) -> Facts:
             "half": _halves(documents, seed),
             "hash": np.array([unit_hash(seed, "lm", d.id) for d in documents], np.float64),
             "id": pa.array([d.id for d in documents], pa.string()),
-            "head": pa.array([_head(d.text) for d in documents], pa.binary()),
+            "head": pa.array([head(d.text) for d in documents], pa.binary()),
         }
     )
     shards.write(work, "sample", [_least(table, work.settings["bytes"])])
@@ -95,14 +105,55 @@ def drop_noise(work: Work) -> Facts:
     return shards.judge(work, step)
 
 
+def bring(work: Work) -> Facts:
+    """The scores that a model of ours gave, into the store. settings: "path", "content" (its digest)."""
+    path = Path(work.settings["path"])
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", where=str(path), fix="mend quality.scores"
+        ) from error
+    work.write(FILE, data)
+    return {}
+
+
+def drop_scored(work: Work) -> Facts:
+    """Shard -> verdicts by the scores of `bring`. settings: "max_bits", "drop". Holds 16 bytes for each text scored.
+
+    A document without a score stays; they are counted as "unscored".
+    """
+    found = load(work.store.verified(work.inputs["scores"][0]))
+    keys, bits, size = found["keys"], found["bits"], int(found["bytes"][0])
+    unscored = 0
+
+    def step(documents: list[Document]) -> tuple[list[Document], list[Dropped]]:
+        nonlocal unscored
+        own = np.array([key(head(d.text, size)) for d in documents], np.uint64)
+        place = np.minimum(np.searchsorted(keys, own), len(keys) - 1)
+        scores = np.where(keys[place] == own, bits[place], np.nan)
+        unscored += int(np.isnan(scores).sum())
+        return _judged(documents, scores, work.settings["max_bits"])
+
+    return {**shards.judge(work, filters.scored(step, work.settings["drop"])), "unscored": unscored}
+
+
 def filter_noise(
     documents: Sequence[Document], trained: dict[int, NgramModel], max_bits: float, seed: int
 ) -> tuple[list[Document], list[Dropped]]:
     """Keeps the score (bits per byte) with each document; drops those above `max_bits`."""
+    return _judged(documents, _bits_per_byte(documents, trained, seed), max_bits)
+
+
+def _judged(
+    documents: Sequence[Document], scores: np.ndarray, max_bits: float
+) -> tuple[list[Document], list[Dropped]]:
+    """The same for given scores (documents,); those of NaN have none and stay."""
     kept, dropped = [], []
-    for document, score in zip(documents, _bits_per_byte(documents, trained, seed).tolist()):
+    for document, score in zip(documents, scores.tolist()):
+        score = round(score, 4)  # what is kept is what is judged
         if score == score:  # not NaN
-            document.scores["lm"] = round(score, 4)
+            document.scores["lm"] = score
         if score == score and score > max_bits:
             dropped.append(
                 Dropped(document, "noise to the language model", detail=f"{score:.2f} bits per byte")
@@ -114,7 +165,7 @@ def filter_noise(
 
 def _bits_per_byte(documents: Sequence[Document], trained: dict[int, NgramModel], seed: int) -> np.ndarray:
     """Bits per byte of the beginning of each document under the other half's model, (documents,); NaN without one."""
-    heads = [np.frombuffer(_head(d.text), np.uint8) for d in documents]
+    heads = [np.frombuffer(head(d.text), np.uint8) for d in documents]
     out, halves = np.full(len(documents), np.nan), _halves(documents, seed)
     for half in (0, 1):
         judged = [i for i in np.flatnonzero(halves == half) if len(heads[i])]

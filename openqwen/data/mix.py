@@ -18,6 +18,7 @@ import numpy as np
 from openqwen.core.errors import UsageError, did_you_mean
 from openqwen.data.config import MixConfig
 
+STEP, UNUSED = "mix", "not drawn by the mix"
 _ALL = 1 << 64
 
 

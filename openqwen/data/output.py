@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from openqwen.data import mix, shards
 from openqwen.data.config import MixConfig
-from openqwen.data.documents import Document
+from openqwen.data.documents import Document, Dropped
 from openqwen.data.task import Facts, Work
 
 ACCOUNT = pa.schema(
@@ -117,6 +117,13 @@ def write(work: Work) -> Facts:
         work.write(f"dropped-{step}.jsonl.zst", shards.jsonl_zst(gone))
     valid = [d for d in left if mix.is_valid(d.id, settings["valid_fraction"], settings["seed"])]
     train = list(_repeated(work, left, {d.id for d in valid}))
+    if MixConfig(**settings["mix"]).is_set:
+        taken = {d.id for d in (*train, *valid)}
+        unused = [Dropped(d, mix.UNUSED) for d in left if d.id not in taken]
+        left = [d for d in left if d.id in taken]
+        work.write(f"dropped-{mix.STEP}.jsonl.zst", shards.jsonl_zst(d.record() for d in unused))
+        account += [_row(d.document, mix.STEP, d.reason, None, None) for d in unused]
+        facts["mix"] = shards.line(left, unused)
     work.write("train.jsonl.zst", shards.jsonl_zst(d.record() for d in train))
     work.write("valid.jsonl.zst", shards.jsonl_zst(d.record() for d in valid))
     account += [_row(document, None, None, None, None) for document in left]

@@ -178,8 +178,9 @@ def filter_rules(documents: Sequence[Document], config: RulesConfig) -> tuple[li
     """Applies every rule that suits a document's language and source; all that is measured is kept with it."""
     kept, dropped = [], []
     for document, repeated in zip(documents, repetition([d.text for d in documents])):
-        values = {**measure(document.text), **repeated}
-        document.scores |= {f"{MEASURE}{name}": round(value, 4) for name, value in values.items()}
+        # What is kept is what is judged.
+        values = {name: round(value, 6) for name, value in {**measure(document.text), **repeated}.items()}
+        document.scores |= {f"{MEASURE}{name}": value for name, value in values.items()}
         broken = broken_rule(document.source, document.lang, values, config)
         if broken is None:
             kept.append(document)

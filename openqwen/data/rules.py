@@ -97,7 +97,8 @@ RULES: tuple[Rule, ...] = (
         kinds=_PAGES,
     ),
     Rule("lines without end", "line_ends", "fineweb.min_line_ends", FINEWEB, 0.12),
-    Rule("repeated lines", "duplicate_line_chars", "fineweb.max_duplicate_line_chars", FINEWEB, 0.1),
+    # Chosen on English pages; of Chinese ones it finds those with listings of code.
+    Rule("repeated lines", "duplicate_line_chars", "fineweb.max_duplicate_line_chars", FINEWEB, 0.1, _EN),
     Rule("short lines", "short_lines", "fineweb.max_short_lines", FINEWEB, 0.67, _EN),
     Rule("too few sentences", "sentences", "c4.min_sentences", C4, 3, _EN),
     Rule("too few characters", "han", "chinese.min_characters", OURS, None, _ZH, _PAGES),

@@ -31,6 +31,7 @@ from openqwen.core.artifact import (
     write_json,
     write_jsonl,
 )
+from openqwen.core.artifact import load as load_artifact
 from openqwen.core.config import Resolved
 from openqwen.core.console import note
 from openqwen.core.errors import DataError, UsageError, did_you_mean
@@ -133,12 +134,13 @@ class _State:
         function: Callable[[Work], Facts],
         settings: Mapping[str, Any],
         inputs: Callable[[_Shard], Mapping[str, Sequence[Output]]] = lambda shard: {},
-    ) -> None:
+    ) -> list[Record]:
         """A step that judges each shard: a line of the funnel, and verdicts for the next step."""
         records = self.each(name, function, settings, inputs)
         for shard, record in zip(self.shards, records):
             shard.verdicts[name] = record.outputs["verdicts"]
         self.note(name, [record.facts for record in records])
+        return records
 
     def note(self, name: str, lines: Sequence[Facts]) -> None:
         """Adds a line to the funnel from those of the shards."""
@@ -360,7 +362,16 @@ def _rules(state: _State, opened: Mapping[str, Any]) -> None:
 
 def _lm(state: _State, opened: Mapping[str, Any]) -> None:
     config = state.config.quality
-    if config.lm:
+    if config.lm and config.scores:
+        path = load_artifact(Path(config.scores), lm.SCORES).file(lm.FILE)
+        made = {"path": str(path), "content": sha256_file(path)}
+        brought = state.pipeline.run([Task("lm.scores/00000", lm.bring, {}, made, str(path))], here=True)
+        scores = [brought[0].outputs["scores"]]
+        judged = {"max_bits": config.lm_max_bits, "drop": config.drop}
+        records = state.step("lm", lm.drop_scored, judged, lambda shard: {"scores": scores})
+        if missing := sum(record.facts["unscored"] for record in records):
+            note(f"lm: {missing:,} documents have no score in {config.scores}; they stay")
+    elif config.lm:
         budget, seed = {"bytes": config.lm_train_bytes}, {"seed": state.config.seed}
         models: list[Output] = []
         if state.left >= lm.ENOUGH:
@@ -436,7 +447,7 @@ def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
     sizes = [record.outputs["sizes"] for record in sized]
     planned = state.parts("mix.plan", output.plan, {"sizes": sizes}, {"mix": settings["mix"]}, 1)
     table = planned[0].facts["table"]
-    if config.mix.proportions or config.mix.tokens:
+    if config.mix.is_set:
         for line in mix.lines(table):
             note(line)
     for sentence in mix.missed(table):
@@ -451,6 +462,8 @@ def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
     written = state.each("corpus", output.write, {**settings, "plan": table}, _every_verdict)
     _fetch(state, written)
     facts = [record.facts for record in written]
+    if config.mix.is_set:
+        state.note(mix.STEP, [fact["mix"] for fact in facts])
     groups: Counter[str] = Counter()
     samples: dict[str, str] = {}
     for fact in facts:

@@ -25,7 +25,7 @@ from openqwen.core.errors import DataError, UsageError
 from openqwen.engine import native
 from openqwen.engine.deterministic import BatchInvariant
 from openqwen.engine.fast import decode
-from openqwen.engine.guide import Grammars
+from openqwen.engine.guide import Grammars, Guide
 from openqwen.engine.sampler import Draw, Rows, alternatives, penalise, sample
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.scheduler import Piece, Scheduler
@@ -142,19 +142,18 @@ class Engine:
         *,
         stream: bool = False,
         extension: Extension | None = None,
+        guide: Guide | None = None,
     ) -> int:
         """Queues a request and returns its number. stream: updates carry text. extension: None is the checkpoint's.
 
-        A constraint is compiled here, unless `grammars.compile` has done it before, in whatever thread.
+        guide: what `guide` made of its constraint; None: it is compiled here.
         """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         way = self.model.config.extension if extension is None else extension
         self._check(ids, sampling, way)
-        stop_ids = self.end_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
         text = TextStream(self.tokenizer, sampling.stop) if stream or sampling.stop else None
-        sequence = Sequence(self._next, ids, sampling, stop_ids, text, way)
-        if sampling.constraint is not None:
-            sequence.guide = self.grammars.start(sampling.constraint, stop_ids)
+        sequence = Sequence(self._next, ids, sampling, self._stop_ids(sampling), text, way)
+        sequence.guide = guide or self.guide(sampling)
         if sampling.penalised:
             sequence.seen = torch.zeros(self.tokenizer.vocab_size, dtype=torch.bool, device=self.device)
             sequence.seen[ids] = True
@@ -163,6 +162,16 @@ class Engine:
         self._requests[sequence.request] = sequence
         self.scheduler.waiting.append(sequence)
         return sequence.request
+
+    def guide(self, sampling: Sampling) -> Guide | None:
+        """What leads one reply through its constraint, for `submit`; None without one.
+
+        Compiling takes time, so this may be called in another thread than the engine's, in one at a time. UsageError
+        if nothing can fulfil the constraint.
+        """
+        if sampling.constraint is None:
+            return None
+        return self.grammars.start(sampling.constraint, self._stop_ids(sampling))
 
     def cancel(self, request: int) -> Completion | None:
         """Ends a request now and returns what it has; None if it had ended already."""
@@ -345,6 +354,9 @@ class Engine:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     # Bookkeeping
+
+    def _stop_ids(self, sampling: Sampling) -> frozenset[int]:
+        return self.end_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
 
     def _settings(self, sampling: Sampling | Seq[Sampling], count: int) -> list[Sampling]:
         if isinstance(sampling, Sampling):

@@ -55,7 +55,7 @@ class Grammars:
 
     def start(self, constraint: Constraint, stop_ids: Collection[int]) -> Guide:
         """A guide for one reply. UsageError if the constraint is wrong, too large, or nothing can fulfil it."""
-        return Guide(self, self.compile(constraint).deep_copy(), stop_ids)
+        return Guide(self, constraint, self.compile(constraint).deep_copy(), stop_ids)
 
     def compile(self, constraint: Constraint) -> Any:
         """The library's matcher of a constraint, at its beginning."""
@@ -66,6 +66,12 @@ class Grammars:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(constraint)
             return self._compiled[constraint]
+
+    def renew(self, constraint: Constraint) -> Any:
+        """A matcher that shares nothing with others, at its beginning; the next request compiles anew, too."""
+        with self._lock:
+            self._compiled.pop(constraint, None)
+        return self._matcher(constraint)
 
     def _matcher(self, constraint: Constraint) -> Any:
         library = self._library.LLMatcher
@@ -98,10 +104,18 @@ class Grammars:
 
 
 class Guide:
-    """One reply's way through its constraint: `mask` before each draw, `take` after it."""
+    """One reply's way through its constraint: `mask` before each draw, `take` after it.
 
-    def __init__(self, grammars: Grammars, matcher: Any, stop_ids: Collection[int]) -> None:
-        self._grammars, self._matcher = grammars, matcher
+    Copies of a matcher share what the library has worked out, and its limits count all of them. Where a limit is
+    reached, the reply goes on with a matcher of its own, so that others do not decide about it.
+    """
+
+    def __init__(
+        self, grammars: Grammars, constraint: Constraint, matcher: Any, stop_ids: Collection[int]
+    ) -> None:
+        self._grammars, self._constraint, self._matcher = grammars, constraint, matcher
+        self._ids: list[int] = []
+        self._alone = False
         self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64)
         self._next: Future[Tensor] = grammars.pool.submit(self._compute)
 
@@ -118,18 +132,30 @@ class Guide:
 
     def take(self, token: int) -> bool:
         """Goes on with the token drawn; True if the reply is complete and nothing can follow."""
-        assert self._matcher.consume_token(token), self._matcher.get_error()
-        if self._matcher.is_stopped():
+        self._ids.append(token)
+        if not self._matcher.consume_token(token) and not self._alone:
+            self._go_alone()
+        if self._matcher.is_stopped() and not self._matcher.get_error():
             return True
         self._next = self._grammars.pool.submit(self._compute)
         return False
 
+    def _go_alone(self) -> None:
+        self._alone = True
+        self._matcher = self._grammars.renew(self._constraint)
+        for token in self._ids:
+            self._matcher.consume_token(token)
+
     def _compute(self) -> Tensor:
         tokenizer = self._grammars.tokenizer
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        bits = self._matcher.compute_bitmask()
+        if self._matcher.get_error() and not self._alone:
+            self._go_alone()
+            bits = self._matcher.compute_bitmask()
         if wrong := self._matcher.get_error():
             raise UsageError(f"the constraint became too complex: {_first_line(wrong)}", fix="simplify it")
-        mask = torch.from_numpy(np.unpackbits(bits, count=tokenizer.vocab_size, bitorder="little")).bool()
+        words = np.frombuffer(bits, np.uint8)
+        mask = torch.from_numpy(np.unpackbits(words, count=tokenizer.vocab_size, bitorder="little")).bool()
         may_end = bool(mask[tokenizer.eos_id])
         mask[self._grammars.control] = False
         if may_end:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from openqwen.core.config import Config, Count, setting
 from openqwen.model.config import ModelConfig
@@ -88,6 +88,13 @@ class PretrainConfig(TrainingConfig):
     ngram_tokens: Count = setting(
         20_000_000, source="ours", doc="training tokens the n-gram model reads", gt=0
     )
+
+    @field_validator("prompts")
+    @classmethod
+    def _not_empty(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in prompts:
+            raise ValueError("an empty prompt: there is nothing to continue")
+        return prompts
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:

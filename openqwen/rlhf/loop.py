@@ -158,7 +158,7 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
             sums: Sums = defaultdict(list)
             for visit, place in enumerate(visits(config, step)):
                 loss = value_gradient(models, minibatches[place], config, sums)
-                norm = clip_and_step(value_optimizer, loss, config.value_optim, value_guard, step=step)
+                norm = clip_and_step(value_optimizer, loss, config.value_optim, value_guard, step=step + 1)
                 sums["value_loss"].append(loss)
                 sums["value_grad_norm"].append(norm)
                 if warming:
@@ -167,7 +167,7 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
                 loss = policy_gradient(models, minibatches[place], config, sums)
                 sums["policy_loss"].append(loss)
                 loss += pretrained_gradient(models, tokens, update, config, sums)
-                norm = clip_and_step(policy_optimizer, loss, config.policy_optim, policy_guard, step=step)
+                norm = clip_and_step(policy_optimizer, loss, config.policy_optim, policy_guard, step=step + 1)
                 sums["policy_grad_norm"].append(norm)
             clock.append(time.monotonic())
             # ---------------------------------------------------------------------------------------------------

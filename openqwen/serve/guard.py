@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: host, key, size, and the reading of its JSON.
+"""What every request passes before a route sees it: host and key.
 
 Ours. Refused by default: with a key set, every path but the page and /health needs it. The Host header must name
 this server, so that a web page elsewhere cannot reach a server on the loopback through its own name.
@@ -7,19 +7,14 @@ this server, so that a web page elsewhere cannot reach a server on the loopback 
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Collection
-from typing import Any, TypeVar
 
-from fastapi import Request
-from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openqwen.serve import wire
 from openqwen.serve.metrics import ServerMetrics
-from openqwen.serve.schema import Body
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 PAGE = "/page/"
@@ -94,53 +89,3 @@ class Guard:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-
-
-B = TypeVar("B", bound=Body)
-
-
-async def read_body(request: Request, cls: type[B], limit: int) -> B:
-    """The request's JSON as `cls`, or an ApiError: 413 too large, 415 not JSON, 400 all else."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "the body must be application/json", code="unsupported_media_type")
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "compressed bodies are not accepted", code="unsupported_encoding")
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > limit:
-            raise ApiError(413, f"the body is larger than {limit} bytes", code="body_too_large")
-    try:
-        return cls.model_validate(parse_json(bytes(data)))
-    except ValidationError as error:
-        raise _explain(error) from None
-
-
-def parse_json(data: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN, no key twice, no lone surrogates, bounded depth and digits."""
-    try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twice)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        reason = "too deep" if isinstance(error, RecursionError) else str(error)[:200]
-        raise ApiError(400, f"the body is not valid JSON: {reason}", code="invalid_json") from None
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return value
-
-
-def _explain(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
-    where = f"{param}: " if param else ""
-    return ApiError(400, f"{where}{first['msg']}", param=param, code=first["type"])

@@ -8,19 +8,21 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from openqwen.engine.constraint import Constraint
 from openqwen.engine.sampling import MAX_STOP_LENGTH, MAX_STOPS, Sampling
+from openqwen.serve.body import Body
+from openqwen.serve.form import Formed
 
 MAX_N = 16
 MAX_TOKENS = 2**20
 MAX_TOP = 20
+MAX_PROMPTS = 1024  # replies a request
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Id = Annotated[int, Field(ge=0, le=2**31)]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+# A list of another kind is left at its first item: errors about millions of items cost seconds.
+Ids = Annotated[list[Id], Field(fail_fast=True, max_length=MAX_TOKENS)]
 
 
 class StreamOptions(Body):
@@ -42,7 +44,7 @@ class ChatMessage(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class Common(Body):
+class Common(Formed):
     """What both endpoints share."""
 
     model: str | None = Field(None, max_length=1000)
@@ -71,7 +73,13 @@ class Common(Body):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None) -> Sampling:
+    def sampling(
+        self,
+        max_tokens: int,
+        logprobs: int | None,
+        constraint: Constraint | None,
+        prompt_logprobs: int | None = None,
+    ) -> Sampling:
         """The engine's settings; without a seed each request draws its own."""
         given = {
             "temperature": self.temperature,
@@ -87,14 +95,11 @@ class Common(Body):
             max_tokens=max_tokens,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            constraint=constraint,
             seed=secrets.randbits(62) if self.seed is None else self.seed,
             logit_bias={int(key): value for key, value in (self.logit_bias or {}).items()},
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
-
-
-class ResponseFormat(Body):
-    type: Literal["text"]
 
 
 class ChatRequest(Common):
@@ -105,7 +110,6 @@ class ChatRequest(Common):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    response_format: ResponseFormat | None = None
 
     @property
     def alternatives(self) -> int | None:
@@ -115,7 +119,12 @@ class ChatRequest(Common):
 class CompletionRequest(Common):
     """POST /v1/completions"""
 
-    prompt: str | list[str] | list[Id] | list[list[Id]]
+    prompt: (
+        str
+        | Annotated[list[str], Field(fail_fast=True, max_length=MAX_PROMPTS)]
+        | Ids
+        | Annotated[list[Ids], Field(fail_fast=True, max_length=MAX_PROMPTS)]
+    )
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
     best_of: int | None = Field(None, ge=1, le=1)
@@ -146,4 +155,4 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """POST /detokenize"""
 
-    tokens: list[Id]
+    tokens: Ids

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,19 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 
 from openqwen.chat import chatml
 from openqwen.core.console import note
-from openqwen.core.errors import OpenQwenError, UsageError
+from openqwen.core.errors import MissingTool, OpenQwenError, UsageError
 from openqwen.engine.engine import Engine
+from openqwen.engine.guide import Guide
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.sequence import Completion, TokenScore
 from openqwen.model import load_model
 from openqwen.serve import wire
-from openqwen.serve.guard import ApiError, Guard, read_body
+from openqwen.serve.body import BODY_SECONDS, MAX_BODY, B, Body, read_body
+from openqwen.serve.decoding import use_compiled
+from openqwen.serve.guard import ApiError, Guard
 from openqwen.serve.metrics import ServerMetrics
 from openqwen.serve.schema import (
-    MAX_N,
-    Body,
+    MAX_PROMPTS,
     ChatRequest,
     Common,
     CompletionRequest,
@@ -43,33 +47,52 @@ from openqwen.serve.wire import Json
 from openqwen.serve.worker import EngineFailed, Job, Overloaded, Worker
 from openqwen.tokenizer import load_tokenizer
 
+LOG = logging.getLogger("uvicorn.error")
 PAGE = Path(__file__).parent / "page"
-MAX_BODY = 8 * 2**20
+MAX_COMPILING = 32  # requests whose constraint waits to be compiled, a tenth of a second each
 DEFAULT_NEW = 16  # max_tokens of a text completion that names none, as OpenAI's
 
 
 class Service:
     """The routes' state: engine and limits."""
 
-    def __init__(self, engine: Engine, name: str, max_body: int, max_waiting: int) -> None:
-        self.engine, self.tokenizer, self.name, self.max_body = engine, engine.tokenizer, name, max_body
+    def __init__(
+        self, engine: Engine, name: str, max_body: int, body_seconds: float, max_waiting: int
+    ) -> None:
+        self.engine, self.tokenizer, self.name = engine, engine.tokenizer, name
+        self.max_body, self.body_seconds = max_body, body_seconds
         config = engine.model.config
         self.context = engine.max_length or config.max_length * (4 if config.dynamic_ntk else 1)
         self.metrics = ServerMetrics()
         self.worker = Worker(engine, self.metrics, max_waiting)
         self.created = int(time.time())
+        self.no_constraints: MissingTool | None = None
+        try:
+            _ = engine.grammars  # now: over a large vocabulary this takes half a second
+        except MissingTool as error:
+            self.no_constraints = error
+        # Of its own, so that hostile constraints make nobody wait but each other.
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="constraint")
+        self._compiling = 0
+
+    def close(self) -> None:
+        self.worker.close()
+        self._compiler.shutdown(cancel_futures=True)
+
+    async def read(self, request: Request, cls: type[B]) -> B:
+        return await read_body(request, cls, self.max_body, self.body_seconds)
 
     def room(self, prompt: list[int], wanted: int | None, default: int | None) -> int:
         """How many tokens may be generated after a prompt; ApiError if what is wanted does not fit."""
         if not prompt:
             raise ApiError(400, "the prompt is empty", param="prompt", code="empty_prompt")
         free = self.context - len(prompt)
-        asked = wanted if wanted is not None else min(free, default or free)
-        if free < 1 or asked > free:
+        asked = wanted if wanted is not None else max(1, min(free, default or free))
+        if asked > free:
             raise ApiError(
                 400,
                 f"this model's context is {self.context} tokens; the prompt has {len(prompt)}"
-                f" and {max(asked, 1)} more were asked for",
+                f" and {asked} more were asked for",
                 param="messages" if default is None else "prompt",
                 code="context_length_exceeded",
             )
@@ -85,16 +108,29 @@ class Service:
         if name is not None and name != self.name:
             raise ApiError(404, f"no model {name[:100]!r} here", param="model", code="model_not_found")
 
-    def submit(self, body: Common, prompts: list[list[int]], samplings: list[Sampling]) -> Job:
+    async def submit(self, body: Common, prompts: list[list[int]], samplings: list[Sampling]) -> Job:
         vocab_size = self.tokenizer.vocab_size
         if any(int(key) >= vocab_size for key in body.logit_bias or {}):
             raise ApiError(400, f"ids go up to {vocab_size - 1}", param="logit_bias", code="invalid_id")
+        self.worker.check(len(prompts))
+        guides = await self._guides(samplings)
+        return self.worker.submit(prompts, samplings, guides, stream=bool(body.stream))
+
+    async def _guides(self, samplings: list[Sampling]) -> list[Guide | None]:
+        """What leads each reply through its constraint, compiled beside the event loop and the engine."""
+        if samplings[0].constraint is None:
+            return [None] * len(samplings)
+        if self.no_constraints is not None:
+            raise self.no_constraints
+        if self._compiling >= MAX_COMPILING:
+            raise Overloaded("too many constraints wait to be compiled", fix="try again in a moment")
+        self._compiling += 1
         try:
-            return self.worker.submit(prompts, samplings, stream=bool(body.stream))
-        except Overloaded as error:
-            raise ApiError(
-                429, error.what, kind="rate_limit_error", code="overloaded", headers={"Retry-After": "1"}
-            ) from None
+            return await asyncio.get_running_loop().run_in_executor(
+                self._compiler, lambda: [self.engine.guide(sampling) for sampling in samplings]
+            )
+        finally:
+            self._compiling -= 1
 
 
 def create_app(
@@ -104,16 +140,25 @@ def create_app(
     api_key: str | None = None,
     hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "[::1]"),
     max_body: int = MAX_BODY,
+    body_seconds: float = BODY_SECONDS,
     max_waiting: int = 1024,
 ) -> FastAPI:
-    """The application over an engine that nobody else uses from now on."""
-    service = Service(engine, name, max_body, max_waiting)
+    """The application over an engine that nobody else uses from now on.
+
+    hosts: names it answers to; None: any. max_body: bytes of a request, which must arrive within body_seconds.
+    max_waiting: replies that may wait beside those that run; more get 429.
+    """
+    if api_key is not None and not api_key.strip():
+        raise UsageError(
+            "the API key is empty", fix="give a key, or leave --api-key and OPENQWEN_API_KEY away"
+        )
+    service = Service(engine, name, max_body, body_seconds, max_waiting)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.worker.start()
         yield
-        service.worker.close()
+        service.close()
 
     app = FastAPI(title="openqwen", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
@@ -136,13 +181,40 @@ def _add_errors(app: FastAPI) -> None:
             wire.error(str(error.detail), "invalid_request_error"), error.status_code, headers
         )
 
-    @app.exception_handler(EngineFailed)
-    async def engine_failed(_: Request, error: EngineFailed) -> Response:
-        return JSONResponse(wire.error(error.what, "server_error", code="engine_failed"), 503)
-
     @app.exception_handler(OpenQwenError)
     async def own_error(_: Request, error: OpenQwenError) -> Response:
-        return JSONResponse(wire.error(error.what, "invalid_request_error"), 400)
+        return _answer(error).response()
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> Response:
+        return _fault().response()
+
+
+def _answer(error: ApiError | OpenQwenError) -> ApiError:
+    """An error as clients get it: overload 429, a failed engine 503, anything else about the request 400."""
+    if isinstance(error, ApiError):
+        return error
+    message = f"{error.what}; {error.fix}" if error.fix else error.what
+    if isinstance(error, Overloaded):
+        return ApiError(
+            429, message, kind="rate_limit_error", code="overloaded", headers={"Retry-After": "1"}
+        )
+    if isinstance(error, EngineFailed):
+        return ApiError(
+            503, message, kind="server_error", code="engine_failed", headers={"Retry-After": "10"}
+        )
+    return ApiError(400, message, code="missing_tool" if isinstance(error, MissingTool) else None)
+
+
+def _fault() -> ApiError:
+    """The answer to a request that met an error of ours; the log has it. The HTTP server then closes the connection."""
+    return ApiError(
+        500,
+        "the server failed to answer",
+        kind="server_error",
+        code="internal_error",
+        headers={"Connection": "close"},
+    )
 
 
 def _takes(cls: type[Body]) -> dict[str, Any]:
@@ -168,12 +240,12 @@ def _inline(schema: Json) -> Json:
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", openapi_extra=_takes(ChatRequest))
     async def chat(request: Request) -> Response:
-        body = await read_body(request, ChatRequest, service.max_body)
+        body = await service.read(request, ChatRequest)
         return await chat_completion(service, request, body)
 
     @app.post("/v1/completions", openapi_extra=_takes(CompletionRequest))
     async def completions(request: Request) -> Response:
-        body = await read_body(request, CompletionRequest, service.max_body)
+        body = await service.read(request, CompletionRequest)
         return await text_completion(service, request, body)
 
     @app.get("/v1/models")
@@ -209,7 +281,7 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize", openapi_extra=_takes(TokenizeRequest))
     async def tokenize(request: Request) -> Json:
-        body = await read_body(request, TokenizeRequest, service.max_body)
+        body = await service.read(request, TokenizeRequest)
         if body.messages is not None:
             tokens = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
         else:
@@ -218,10 +290,10 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/detokenize", openapi_extra=_takes(DetokenizeRequest))
     async def detokenize(request: Request) -> Json:
-        body = await read_body(request, DetokenizeRequest, service.max_body)
+        body = await service.read(request, DetokenizeRequest)
         if any(i >= service.tokenizer.vocab_size for i in body.tokens):
             raise ApiError(400, "an id is outside the vocabulary", param="tokens", code="invalid_id")
-        return {"prompt": service.tokenizer.decode(body.tokens)}
+        return {"prompt": await asyncio.to_thread(service.tokenizer.decode, body.tokens)}
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
@@ -244,9 +316,10 @@ async def chat_completion(service: Service, request: Request, body: ChatRequest)
     service.check_model(body.model)
     prompt = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
     wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    sampling = body.sampling(service.room(prompt, wanted, None), body.alternatives)
+    room = service.room(prompt, wanted, None)
+    sampling = body.sampling(room, body.alternatives, body.constraint())
     count = body.n or 1
-    job = service.submit(body, [prompt] * count, [sampling.fork(i) for i in range(count)])
+    job = await service.submit(body, [prompt] * count, [sampling.fork(i) for i in range(count)])
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     if body.stream:
         return _streaming(_chat_chunks(service, job, body, head), job)
@@ -298,16 +371,17 @@ async def text_completion(service: Service, request: Request, body: CompletionRe
     service.check_model(body.model)
     if body.stream and body.echo and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs cannot be streamed", param="stream", code="unsupported")
-    prompts = [await asyncio.to_thread(_prompt_ids, service, p) for p in body.prompts()]
-    count = body.n or 1
-    if not 0 < len(prompts) * count <= MAX_N * 64:
-        raise ApiError(400, f"1 to {MAX_N * 64} replies a request", param="prompt", code="too_many")
+    count, texts = body.n or 1, body.prompts()
+    if not 0 < len(texts) * count <= MAX_PROMPTS:
+        raise ApiError(400, f"1 to {MAX_PROMPTS} replies a request", param="prompt", code="too_many")
+    prompts = await asyncio.to_thread(lambda: [_prompt_ids(service, text) for text in texts])
     scored = body.logprobs if body.echo else None
-    samplings = []
+    constraint, samplings = body.constraint(), []
     for prompt in prompts:
-        sampling = body.sampling(service.room(prompt, body.max_tokens, DEFAULT_NEW), body.logprobs, scored)
+        room = service.room(prompt, body.max_tokens, DEFAULT_NEW)
+        sampling = body.sampling(room, body.logprobs, constraint, scored)
         samplings += [sampling.fork(i) for i in range(count)]
-    job = service.submit(body, [p for p in prompts for _ in range(count)], samplings)
+    job = await service.submit(body, [p for p in prompts for _ in range(count)], samplings)
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     head["object"] = "text_completion"
     if body.stream:
@@ -375,12 +449,11 @@ def _streaming(chunks: AsyncIterator[str], job: Job) -> Response:
         try:
             async for chunk in chunks:
                 yield chunk
-        except (
-            ApiError,
-            EngineFailed,
-            UsageError,
-        ) as error:  # the status is sent already: say it in the stream
-            yield wire.sse(wire.error(str(error), "server_error"))
+        except (ApiError, OpenQwenError) as error:  # the status is sent already: say it in the stream
+            yield wire.sse(_answer(error).content)
+        except Exception:  # raised further, it would cut the connection before clients have read the line
+            LOG.exception("a streamed reply met an error of the server's")
+            yield wire.sse(_fault().content)
         finally:  # also when the client has gone
             job.cancel()
 
@@ -449,13 +522,23 @@ def serve(
     max_waiting: int = 1024,
     dtype: Any = None,
     device: Any = None,
+    compiled: bool | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serves a model until interrupted. ready: called with the address once requests are answered."""
+    """Serves a model until interrupted. ready: called with the address once requests are answered.
+
+    compiled: decode by compiled code; None: where that is possible, saying so where it is not.
+    """
     sock = listen(host, port)
     with contextlib.closing(sock):
         model = load_model(model_path, dtype=dtype, device=device)
-        engine = Engine(model, load_tokenizer(model_path), max_batch, max_length=max_length)
+        engine = Engine(
+            model,
+            load_tokenizer(model_path),
+            max_batch,
+            max_length=max_length,
+            compiled=use_compiled(model, compiled),
+        )
         title = name or Path(model_path).resolve().name
         local = host in ("127.0.0.1", "localhost", "::1")
         app = create_app(

@@ -17,6 +17,7 @@ from openqwen.core.errors import OpenQwenError
 from openqwen.engine.engine import Engine
 from openqwen.engine.sampling import Sampling
 from openqwen.model import load_model
+from openqwen.serve.decoding import use_compiled
 from openqwen.tokenizer import load_tokenizer
 
 HELP = (
@@ -136,14 +137,24 @@ def chat(
     max_tokens: int = 512,
     seed: int = 0,
     max_length: int | None = None,
+    compiled: bool | None = None,
     source: TextIO | None = None,
     target: TextIO | None = None,
 ) -> None:
-    """Chats with a model until the input ends. max_length: context; None takes the model's own, extended if it can."""
+    """Chats with a model until the input ends. max_length: context; None takes the model's own, extended if it can.
+
+    compiled: decode by compiled code; None: where that is possible, saying so where it is not.
+    """
     model = load_model(model_path)
     config = model.config
     room = max_length or config.max_length * (4 if config.dynamic_ntk else 1)
-    engine = Engine(model, load_tokenizer(model_path), max_batch=1, max_length=room)
+    engine = Engine(
+        model,
+        load_tokenizer(model_path),
+        max_batch=1,
+        max_length=room,
+        compiled=use_compiled(model, compiled),
+    )
     sampling = Sampling(
         temperature=temperature,
         top_p=top_p,

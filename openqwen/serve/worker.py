@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from openqwen.core.errors import OpenQwenError
 from openqwen.engine.engine import Engine
+from openqwen.engine.guide import Guide
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.sequence import Update
 from openqwen.serve.metrics import ServerMetrics
@@ -49,12 +50,14 @@ class Job:
         self.first_token: float | None = None
 
     async def next(self) -> Event:
-        """The next event; raises the error of a request that could not be served."""
+        """The next event; raises the error of a reply that could not be begun or could not go on."""
         event = await self._events.get()
         if event.error is not None:
             raise event.error
         if event.update is not None and event.update.completion is not None:
             self.open -= 1
+            if event.update.completion.error is not None:
+                raise event.update.completion.error
         return event
 
     def deliver(self, events: Sequence[Event]) -> None:
@@ -97,15 +100,27 @@ class Worker:
     def healthy(self) -> bool:
         return self.failure is None and self._thread.is_alive()
 
-    def submit(self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], stream: bool) -> Job:
-        """Queues one reply a prompt. Raises Overloaded or EngineFailed at once."""
+    def check(self, count: int) -> None:
+        """Raises Overloaded or EngineFailed if `count` more replies cannot be taken."""
         if not self.healthy:
             raise EngineFailed("the engine has failed; the server must be restarted")
-        if self._pending + len(prompts) > self.max_waiting + self.engine.max_batch:
+        if self._pending + count > self.max_waiting + self.engine.max_batch:
             raise Overloaded("too many requests are waiting", fix="try again in a moment")
-        self._pending += len(prompts)
+
+    def submit(
+        self,
+        prompts: Sequence[list[int]],
+        samplings: Sequence[Sampling],
+        guides: Sequence[Guide | None],
+        stream: bool,
+    ) -> Job:
+        """Queues one reply a prompt. Raises Overloaded or EngineFailed at once."""
+        self.check(len(prompts))
         job = Job(self, len(prompts))
-        self._inbox.put(lambda: self._submit(job, prompts, samplings, stream))
+        self._inbox.put(lambda: self._submit(job, prompts, samplings, guides, stream))
+        if self.failure is not None:  # since the check; whether the inbox was emptied before or after is open
+            raise EngineFailed("the engine has failed; the server must be restarted")
+        self._pending += len(prompts)
         return job
 
     def cancel(self, job: Job) -> None:
@@ -122,6 +137,8 @@ class Worker:
                 self.metrics.observe(self.engine)
         except BaseException as error:
             self.failure = error
+            while not self._inbox.empty():
+                self._inbox.get()()
             self._fail_all()
             raise
 
@@ -135,11 +152,16 @@ class Worker:
                 return
 
     def _submit(
-        self, job: Job, prompts: Sequence[list[int]], samplings: Sequence[Sampling], stream: bool
+        self,
+        job: Job,
+        prompts: Sequence[list[int]],
+        samplings: Sequence[Sampling],
+        guides: Sequence[Guide | None],
+        stream: bool,
     ) -> None:
-        for index, (prompt, sampling) in enumerate(zip(prompts, samplings)):
+        for index, (prompt, sampling, guide) in enumerate(zip(prompts, samplings, guides)):
             try:
-                number = self.engine.submit(prompt, sampling, stream=stream)
+                number = self.engine.submit(prompt, sampling, stream=stream, guide=guide)
             except OpenQwenError as error:
                 self._send(job, [Event(index, error=error)], ended=1)
                 continue

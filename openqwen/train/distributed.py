@@ -12,12 +12,14 @@ Report §2.4 trains on clusters and does not say how; all of this is ours, with 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from openqwen.core.artifact import Run, stage_run
 from openqwen.core.console import console
 from openqwen.core.errors import OpenQwenError, UsageError
 from openqwen.train.config import ParallelConfig
-from openqwen.train.heart import BEAT, GRACE, Heart, is_lost
+from openqwen.train.heart import BEAT, FIRST_LOOK, GRACE, LAST_LOOK, Heart, is_lost
 from openqwen.train.pieces import is_divided
 from openqwen.train.precision import pick_device
 
@@ -109,10 +111,8 @@ def join(timeout: float) -> Iterator[World]:
         torch.cuda.set_device(device)
     heart = _meet_all(rank, size, device, timeout)
     heart.start()
-    quiet, console.quiet = (
-        console.quiet,
-        heart.rank > 0,
-    )  # one of them tells the story; errors are told by each
+    # To its end one of them tells the story; errors are told by each.
+    console.quiet = console.quiet or rank > 0
     try:
         yield World(heart.rank, heart.size, device, heart)
     except RuntimeError as error:
@@ -124,7 +124,6 @@ def join(timeout: float) -> Iterator[World]:
         heart.publish(error)
         raise
     finally:
-        console.quiet = quiet
         dist.destroy_process_group()  # whoever waits in a collective wakes up
         heart.leave()
         heart.stop.set()
@@ -156,8 +155,11 @@ def _meet_all(rank: int, size: int, device: torch.device, timeout: float) -> Hea
     gloo = device.type != "cuda"
     # NCCL ends a process without a word when its time is over: Heart, which knows a name, has its turn before.
     limit = timedelta(seconds=timeout if gloo else timeout + 2 * GRACE)
+    backend = "gloo" if gloo else "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group("gloo" if gloo else "cpu:gloo,cuda:nccl", timeout=limit)
+        store, *_ = next(iter(dist.rendezvous("env://", rank, size, timeout=limit)))
+        store = dist.PrefixStore(_agree(store, rank, size, timeout), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     except RuntimeError as error:
         raise OpenQwenError(
             f"the processes did not find each other: {str(error).splitlines()[0]}",
@@ -165,6 +167,34 @@ def _meet_all(rank: int, size: int, device: torch.device, timeout: float) -> Hea
             fix="look for an error of another process, and whether all reach that address",
         ) from error
     return Heart(rank, size, timeout)
+
+
+def _agree(store: Any, rank: int, size: int, timeout: float) -> str:
+    """A name for this start of all processes: what is told under it in the store is of no earlier start.
+
+    When torchrun starts its processes again the store keeps all that the last ones told: addresses, and that the run
+    has failed. So each comes with a new word; the main process answers the words it finds until all have heard it,
+    for it may have found those of the start before. RuntimeError if one does not come in time.
+    """
+    own, limit = uuid4().hex, time.monotonic() + timeout
+    if rank:
+        store.set(f"openqwen/word/{rank}", own)
+        store.wait([f"openqwen/name/{own}"], timedelta(seconds=timeout))
+        name = store.get(f"openqwen/name/{own}").decode()
+        store.set(f"openqwen/heard/{name}/{rank}", "")
+        return name
+    missing, pause = set(range(1, size)), FIRST_LOOK
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"openqwen/word/{other}"]):
+                store.set(f"openqwen/name/{store.get(f'openqwen/word/{other}').decode()}", own)
+            if store.check([f"openqwen/heard/{own}/{other}"]):
+                missing.remove(other)
+        if missing and time.monotonic() > limit:
+            raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not come in {timeout:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, LAST_LOOK / 5)
+    return own
 
 
 class Follower(Run):

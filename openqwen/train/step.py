@@ -36,13 +36,13 @@ class Guard:
         self.skipped, self.in_a_row = int(state["skipped"]), int(state["in_a_row"])
 
     def check(self, step: int, loss: float, norm: float) -> None:
-        """Raises OpenQwenError after `limit` skips in a row."""
+        """Raises OpenQwenError after `limit` skips in a row. step: counted from 1, as in all records."""
         if self.in_a_row >= self.limit:
             raise OpenQwenError(
                 f"loss or gradient was not finite in {self.in_a_row} steps in a row (loss {loss}, norm {norm})",
                 where=f"step {step}",
-                fix="lower optim.lr, lengthen the warm-up, or look at these steps' documents; "
-                "the checkpoints before them are kept",
+                fix="look at these steps' documents, or begin in another --out with a lower optim.lr or a longer "
+                "warm-up; what is saved here goes on with the settings it has",
             )
 
 
@@ -96,7 +96,7 @@ def clip_and_step(
     *,
     step: int,
 ) -> float:
-    """`try_step`, and OpenQwenError after `guard.limit` skips in a row."""
+    """`try_step`, and OpenQwenError after `guard.limit` skips in a row. step: counted from 1."""
     value = float(loss.detach()) if isinstance(loss, Tensor) else loss
     norm = try_step(optimizer, value, config, guard)
     guard.check(step, value, norm)

@@ -195,7 +195,7 @@ def fit(
                 said = incident(records, done, loss, norm, None if guard.in_a_row else height, documents)
                 stage.log(said)
                 bar.note(said)
-            guard.check(step, loss, norm)
+            guard.check(done, loss, norm)
 
             if done % config.log_interval == 0 or at_end:
                 values = dict(zip(task.measures, measured))
@@ -216,7 +216,7 @@ def fit(
                 state = {"guard": guard.state(), "losses": spikes.losses, "first": first, "last": last}
                 saved = saver.save(done, state)
                 stage.log(
-                    f"step {done}: {speed.total.tokens_per_second or 0:.0f} tokens/s, saved {saved.name}"
+                    f"step {done}: {speed.total.tokens_per_second or 0:.0f} tokens/s, saving {saved.name}"
                 )
             if stopping and not at_end:
                 raise stop.interrupted(f"{task.label} after step {done}")

@@ -18,6 +18,7 @@ set -euo pipefail
 
 main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=290 # torchrun kills its processes 30 s after SIGTERM if it is not told to wait
 
 exec srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_NNODES" \

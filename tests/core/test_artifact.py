@@ -89,6 +89,41 @@ def test_unfinished_run_of_the_same_settings_is_continued(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", "config.toml", "photos/one.jpg"])
+def test_files_of_somebody_else_are_not_touched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UsageError, match=f"no stage has written, such as {name.split('/')[0]}"):
+        make(tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", name.split("/")[0]])
+
+
+def test_a_folder_cleared_by_half_is_neither_finished_nor_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path / "a")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        (made.path / "aside").mkdir()
+        during.setattr(artifact.shutil, "rmtree", killed)
+        make(made.path, config=Small(size=4))
+    assert find(made.path) is None and (made.path / "aside").exists()
+    for _ in range(2):  # the first settings again: begun anew; then as any finished one
+        with stage_run(made.path, "thing", Resolved(Small(), {}), {}) as run:
+            assert not run.resumed and not (run.path / "aside").exists()
+            assert not (run.path / "result.txt").exists()
+
+
+def test_what_a_kill_leaves_before_a_folder_is_marked_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / ".STARTED.123.tmp").write_text("")
+    (tmp_path / ".lock").write_text("")
+    assert make(tmp_path)
+
+
 def test_wrong_kind_missing_and_damaged(tmp_path: Path) -> None:
     made = make(tmp_path / "a")
     with pytest.raises(DataError, match="is needed"):

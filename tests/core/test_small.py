@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,36 @@ def test_metrics_resume_drops_what_came_after(tmp_path: Path) -> None:
 def test_metrics_damaged_in_the_middle_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\n{"st\n{"step": 2}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2"):
         read_metrics(path)
+
+
+def test_a_record_torn_within_a_character_is_left_out(tmp_path: Path) -> None:
+    """As by a disk that is full: files end at a block's end, wherever that is."""
+    path = tmp_path / "samples.jsonl"
+    samples = Metrics(path)
+    for step, text in enumerate(("中国的首都是", "北京")):
+        samples.write(step, text=text)
+    samples.close()
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for end in range(first, len(whole) - 2):
+        path.write_bytes(whole[:end])
+        Metrics(path, resume_step=1).close()
+        assert path.read_bytes() == whole[:first]
+
+
+def test_records_are_on_disk_before_they_take_the_place_of_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, done, flush, rename = tmp_path / "metrics.jsonl", [], os.fsync, os.replace
+    metrics = Metrics(path)
+    metrics.write(1, loss=1.0)
+    metrics.close()
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("flush"), flush(number)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("rename"), rename(old, new)))
+    Metrics(path, resume_step=1)
+    assert done == ["flush", "rename"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -17,9 +18,12 @@ from openqwen.core.artifact import write_jsonl
 from openqwen.core.errors import DataError, UsageError
 from openqwen.core.jsonl import read_corpus
 from openqwen.data import mix, output
+from openqwen.data.account import Account
 from openqwen.data.config import DataConfig, MixConfig
 from openqwen.data.documents import Document
+from openqwen.data.review.sample import strata
 from openqwen.data.stage import run
+from openqwen.data.why import explain
 
 BYTES = {"*": 1.0}  # a token is a byte: targets can be counted
 
@@ -182,3 +186,25 @@ def test_instruction_data_is_mixed_in_and_a_miss_can_stop_the_run(tmp_path: Path
     assert capped["web"] == size["web"] and capped["instruction"] < size["instruction"]
     with pytest.raises(DataError, match=r"instruction: [\d,]+ tokens are missing to 5\.00%"):
         built(mix__max_epochs=1.0, mix__missed="stop")
+
+
+def test_a_document_that_the_mix_leaves_out_is_accounted_for(tmp_path: Path) -> None:
+    pages = [
+        {"source": "web", "text": f"Page {i} has {i * 7} words and {i} letters. " * 3} for i in range(60)
+    ]
+    write_jsonl(tmp_path / "in.jsonl", pages)
+    flags = {"quality__drop": False, "quality__lm": False, "dedup__fuzzy": False, "language__keep": [],
+             "mix__tokens": 2000, "mix__bytes_per_token": BYTES, "valid_fraction": 0.1}  # fmt: skip
+    made = run(resolved(DataConfig, "data", **flags), {"input": tmp_path / "in.jsonl"}, tmp_path / "out")
+    account = Account(made)
+    last = json.loads(made.file("stats.json").read_text())["funnel"][-1]
+    drawn = {record["id"] for record in read_corpus(made.path)}
+    assert last["step"] == "mix" and last["in"] == 60
+    assert last["dropped"] == {"not drawn by the mix": 60 - last["out"]} and last["out"] < 40
+    assert made.manifest["facts"]["documents"] == last["out"]
+    assert sum(map(len, account.tables(["id"]))) == 60
+    for table in account.tables(["id", "step"]):
+        for row in table.to_pylist():
+            told = explain(account, row["id"])
+            assert told["in"] == (row["step"] is None) and (told["copies"] > 0) == (row["id"] in drawn)
+    assert {stratum.step for stratum in strata(account, 5, 5, 0)} == {None}

@@ -200,6 +200,17 @@ def test_one_that_grows_too_complex_ends_alone_with_the_reason(model, tokenizer,
         list(engine.stream("x", sampling))
 
 
+def test_what_others_used_up_of_a_limit_is_not_counted_against_a_reply(monkeypatch):
+    """All replies of a constraint share what the library has worked out about it, 20,000 states as shipped."""
+    monkeypatch.setattr("openqwen.engine.guide.LIMITS", {"max_lexer_states": 300})
+    grammars, pattern = Grammars(WORDS), Constraint.regex("[ab]*a[ab]{12}c")
+    for run in range(30):
+        guide, draw = grammars.start(pattern, ()), random.Random(run)
+        for _ in range(60):
+            assert guide.failure() is None, run
+            guide.take(WORDS.ranks[draw.choice([b"a", b"b"])])
+
+
 def test_constraints_are_compiled_once_and_replies_do_not_share_their_place(model, tokenizer):
     engine = Engine(model, tokenizer)
     constraint = Constraint.regex("[ab]{5}c")

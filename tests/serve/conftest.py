@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import openai
 import pytest
 import torch
 
@@ -53,7 +55,10 @@ def endless(engine: Engine) -> Engine:
 @contextlib.contextmanager
 def running(model: Qwen, tokenizer: Tokenizer, **settings: Any) -> Iterator[tuple[str, Any]]:
     """The address of a server and its service."""
-    engine = endless(Engine(model, tokenizer, settings.pop("max_batch", 32), max_length=700))
+    compiled = settings.pop("compiled", False)
+    engine = endless(
+        Engine(model, tokenizer, settings.pop("max_batch", 32), max_length=700, compiled=compiled)
+    )
     app = create_app(engine, name="tiny", **settings)
     sock, started = listen("127.0.0.1", 0), threading.Event()
     server = make_server(app, started.set)
@@ -68,10 +73,22 @@ def running(model: Qwen, tokenizer: Tokenizer, **settings: Any) -> Iterator[tupl
         assert not thread.is_alive()
 
 
+@pytest.fixture
+def client(server: tuple[str, Any]) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server[0] + "/v1", api_key="none", max_retries=0)
+
+
 @pytest.fixture(scope="session")
 def server(model: Qwen, tokenizer: Tokenizer) -> Iterator[tuple[str, Any]]:
     with running(model, tokenizer) as found:
         yield found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
 
 
 @pytest.fixture

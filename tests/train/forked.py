@@ -50,14 +50,23 @@ def _run(
 
 
 def together(
-    size: int, words: Sequence[str], logs: Path, prepare: Mapping[int, Callable[[], None]] | None = None
+    size: int,
+    words: Sequence[str],
+    logs: Path,
+    prepare: Mapping[int, Callable[[], None]] | None = None,
+    port: int | None = None,
 ) -> list[Any]:
-    """What torchrun does, without its half minute of patience with the frozen. prepare: by rank. logs: a folder."""
+    """What torchrun does, without its half minute of patience with the frozen. prepare: by rank. logs: a folder.
+
+    port: of a store that the processes find, as torchrun's; None: the first of them makes one.
+    """
     logs.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        free = probe.getsockname()[1]
+    world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free)}
+    if port is not None:
+        world["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     running = []
     for rank in range(size):
         place = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else None

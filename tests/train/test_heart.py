@@ -14,6 +14,7 @@ from typing import Any
 import forked
 import pytest
 import tiny_artefacts as tiny
+from torch.distributed import TCPStore
 
 from openqwen.core.artifact import find
 from openqwen.core.errors import DataError, UsageError
@@ -50,12 +51,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 class Two:
     """A run on two processes, in which one may be prepared to fail."""
 
-    def __init__(self, inputs: list[str], out: Path, prepare: Any = None, **changes: object) -> None:
+    def __init__(
+        self, inputs: list[str], out: Path, prepare: Any = None, port: int | None = None, **changes: object
+    ) -> None:
         settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         self.out, self.logs = out, out.with_suffix(".logs")
         command = ["pretrain", *inputs, "--out", str(out), *words]
-        self.running = forked.together(2, command, self.logs, prepare)
+        self.running = forked.together(2, command, self.logs, prepare, port)
         self.begun = time.monotonic()
 
     def end(self) -> tuple[list[int | None], str, str]:
@@ -173,6 +176,32 @@ def test_a_process_that_cannot_get_out_of_a_collective_says_why_and_is_ended(
     assert codes == [1]
     _, first, _ = two.end()
     assert first.startswith("error: rank 1 does not answer\n  where: rank 0 of 2")
+
+
+def before_they_meet() -> None:
+    def killed(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    distributed._agree = killed
+
+
+def test_torchrun_may_start_them_again(inputs: list[str], tmp_path: Path) -> None:
+    """Its store keeps what the last ones told: their addresses, and that their run has failed."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    out, port = tmp_path / "base", store.port
+    two = Two(inputs, out, None, port, steps=5000)
+    forked.until_saved(out, two.running)
+    two.running[1].kill()
+    codes, first, _ = two.end()
+    assert codes == [1, -signal.SIGKILL] and "rank 1 does not answer" in first
+    lone = Two(inputs, tmp_path / "lone", {1: before_they_meet}, port, steps=5000, parallel__timeout=2)
+    codes, first, _ = lone.end()
+    assert codes == [1, -signal.SIGKILL] and "rank 1 did not come in 2 s" in first
+    again = Two(inputs, out, None, port, steps=5000)
+    forked.until_step(out, 20, again.running)
+    again.running[0].terminate()
+    codes, first, second = again.end()
+    assert codes == [130, 130], first + second
 
 
 # ---- a process cannot write ---------------------------------------------------------------------------------------

@@ -33,6 +33,10 @@ def test_slurm() -> None:
     directives = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.M))
     assert directives["signal"] == "TERM@300" and "requeue" in directives
     assert directives["ntasks-per-node"] == "1"  # torchrun starts the processes of a node
+    patience = re.search(r"^export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=(\d+)", text, re.M)
+    assert (
+        patience is not None and 200 < int(patience[1]) < 300
+    )  # as long as Slurm waits, or a save is cut short
     example = (
         text[text.index("slurm.sh pretrain") : text.index("# The output")].replace("#", "").replace("\\", "")
     )
@@ -50,6 +54,8 @@ def test_kubernetes() -> None:
         pod = spec["template"]["spec"]
         (container,) = pod["containers"]
         assert container["name"] == "pytorch"  # the operator looks for this name
+        patience = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert 200 < int(patience["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
         assert str(container["resources"]["limits"]["nvidia.com/gpu"]) == job["spec"]["nprocPerNode"]
         assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
         words = [word for argument in container["args"] for word in argument.split("=", 1)]

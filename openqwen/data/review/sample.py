@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openqwen.data.account import Account, Place
+from openqwen.data.mix import STEP as MIX
 from openqwen.data.text import mix
 
 _PART_BITS = 32
@@ -48,6 +49,8 @@ def strata(account: Account, dropped: int, kept: int, seed: int) -> list[Stratum
         columns = (table[name].to_pylist() for name in ("step", "reason", "source"))
         rows: dict[tuple[str | None, str], list[int]] = {}
         for row, (step, reason, source) in enumerate(zip(*columns)):
+            if step == MIX:  # dropped by chance: nothing to judge
+                continue
             rows.setdefault((step, source if step is None else reason), []).append(row)
         for key, own in rows.items():
             stratum = found.setdefault(key, Stratum(*key))
