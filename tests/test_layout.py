@@ -26,10 +26,11 @@ MAY = {
     "sandbox": {"core"},
     "engine": {"core", "model", "tokenizer", "chat"},
     "agent": {"core", "data", "model", "tokenizer", "chat", "engine", "sandbox"},
-    "serve": {"core", "model", "tokenizer", "chat", "engine", "agent"},
+    "serve": {"core", "model", "tokenizer", "chat", "engine", "agent", "reward"},
     "pretrain": {"core", "data", "tokenizer", "chat", "model", "train"},
     "sft": {"core", "data", "tokenizer", "chat", "model", "train"},
     "reward": {"core", "data", "tokenizer", "chat", "model", "train"},
+    "annotate": {"core", "data", "tokenizer", "chat", "model", "engine", "report"},
     "rlhf": {"core", "data", "tokenizer", "chat", "model", "train", "engine"},
     "selfcheck": {"core", "tokenizer", "model", "train", "pretrain", "sft"},
     "evals": {"core", "data", "tokenizer", "chat", "model", "engine", "agent", "sandbox"},
@@ -100,7 +101,7 @@ def loaded_by(code: str) -> set[str]:
 
 def test_light_imports() -> None:
     names = "core.artifact core.console data tokenizer chat chat.chatml model model.config train engine serve"
-    names += " agent evals sandbox report stages tour"
+    names += " agent annotate evals sandbox report stages tour"
     code = "import openqwen; " + "; ".join(f"import openqwen.{name}" for name in names.split())
     assert "torch" not in loaded_by(code)
 

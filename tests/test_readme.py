@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fake_hub
 import pytest
 
 from openqwen.cli import COMMANDS
@@ -150,6 +151,32 @@ def needs_are_shown(command: str, folder: Path) -> None:
     assert "7,721,324,544" in shown and "checkpoint" in shown and "FLOPs" in shown
 
 
+def prompts_are_chosen(command: str, folder: Path) -> None:
+    asked = [
+        {"prompt": f"{verb} a {noun}"} for verb in ("Draw", "Translate") for noun in PAGES[0].split()[:9]
+    ]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    assert "tags covered" in output(command.replace("PATH", "prompts.jsonl"), folder)
+    assert (folder / "out" / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").count("\n") == 8
+
+
+def replies_are_drawn(command: str, folder: Path) -> None:
+    asked = [{"prompt": f"What is {number} + 3?"} for number in range(4)]
+    (folder / "p.jsonl").write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    output(command.replace("PATH", "p.jsonl") + " --max_tokens 8", folder)
+    replies = (folder / "out" / "replies" / "replies.jsonl").read_text(encoding="utf-8")
+    assert replies.count('"text"') == 8
+
+
+def pairs_are_made(command: str, folder: Path) -> None:
+    replies_are_drawn("openqwen sample --prompts PATH --model out/tour/chat --out out/replies", folder)
+    lines = (folder / "out" / "replies" / "replies.jsonl").read_text(encoding="utf-8").splitlines()
+    scores = [{"reply": json.loads(line)["id"], "score": number} for number, line in enumerate(lines)]
+    (folder / "scores.jsonl").write_text("\n".join(map(json.dumps, scores)), encoding="utf-8")
+    output(command.replace("PATH", "scores.jsonl"), folder)
+    assert (folder / "out" / "pairs" / "DONE").is_file()
+
+
 def family_tree_is_shown(command: str, folder: Path) -> None:
     shown = output(command, folder)
     for kind in ("reward", "tokens", "tokenizer", "corpus", "primer"):
@@ -196,6 +223,27 @@ def model_is_exported(command: str, folder: Path) -> None:
     config = json.loads((folder / "qwen2" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["Qwen2ForCausalLM"]
     assert (folder / "qwen2" / "model.safetensors").stat().st_size > 1000
+
+
+@contextmanager
+def hub(name: str, folder: Path) -> Iterator[None]:
+    """A hub on this machine that holds a tiny model of a name, for the commands that run meanwhile."""
+    found = fake_hub.Hub({name: fake_hub.tiny_repository(folder / "repository")})
+    with fake_hub.serving(found) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", address)
+        patch.setenv("HF_HOME", str(folder / "cache"))
+        yield
+
+
+def released_model_answers(command: str, folder: Path) -> None:
+    with hub(shlex.split(command)[2], folder):
+        assert "/reset forgets" in output(command, folder, "hello\n/help\n/quit\n")
+
+
+def released_model_is_imported(command: str, folder: Path) -> None:
+    with hub(shlex.split(command)[2], folder):
+        assert "layout = qwen1" in output(command, folder)
+    assert (folder / "out" / "qwen" / "DONE").is_file()
 
 
 def server_answers(command: str, folder: Path) -> None:
@@ -245,9 +293,14 @@ ALONE: dict[str, Check] = {
     "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
     "openqwen plan qwen-7b": needs_are_shown,
+    "openqwen chat Qwen/Qwen-1_8B-Chat": released_model_answers,
+    "openqwen import Qwen/Qwen-1_8B --out out/qwen": released_model_is_imported,
+    "openqwen tags --prompts PATH --size 8 --out out/prompts": prompts_are_chosen,
     "openqwen selfcheck": every_check_holds,
 }
 AFTER_A_TOUR: dict[str, Check] = {
+    "openqwen sample --prompts PATH --model out/tour/chat --out out/replies": replies_are_drawn,
+    "openqwen pairs --replies out/replies --scores PATH --out out/pairs": pairs_are_made,
     "openqwen show out/tour/rlhf": family_tree_is_shown,
     "openqwen data review out/tour/corpus": documents_are_reviewed,
     'openqwen data why out/tour/corpus "TEXT" --model out/tour/rlhf': text_has_an_account,

@@ -56,11 +56,19 @@ def run_stage(
     plan: bool = False,
 ) -> int:
     """Resolves the settings of a stage, then shows the plan or runs it."""
-    from openqwen.cli.checks import check  # needs numpy
-
-    stage = STAGES[name]
     resolved = settings_of(name, recipes or (), dotted(settings), also=("recipe", "out", "plan", *inputs))
+    return run_resolved(STAGES[name], resolved, inputs, out, plan)
+
+
+def run_resolved(
+    stage: Stage, resolved: Resolved[Any], inputs: Mapping[str, Path | None], out: Path, plan: bool = False
+) -> int:
+    """Shows the plan of a stage whose settings are known, or runs it; models of others are imported first."""
+    from openqwen.cli.checks import check  # needs numpy
+    from openqwen.cli.imports import with_imported
+
     given = {key: path for key, path in inputs.items() if path is not None}
+    given = with_imported(stage.name, given, out, plan)
     if plan:
         return show_plan(stage, resolved, given, out)
     opened = {key: artifact.find(path) or path for key, path in given.items() if path.exists()}

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from openqwen.core.errors import UsageError
+
 Compiled = Annotated[
     bool | None,
     Parameter(help="Decode by compiled code; left out: where a C++ compiler is, or a line says why not."),
@@ -39,6 +41,9 @@ def serve(
     max_length: int | None = None,
     max_waiting: int = 1024,
     compiled: Compiled = None,
+    also: list[str] | None = None,
+    reward: Path | None = None,
+    preferences: Path | None = None,
 ) -> int:
     """Serves an OpenAI-compatible endpoint at /v1 and a chat page at /.
 
@@ -54,6 +59,12 @@ def serve(
         Tokens of prompt and reply together; left out: what the model can hold.
     max_waiting
         Replies that may wait for their turn; beyond them clients get 429.
+    also
+        A further model as NAME=PATH, to choose in the API and to compare with in the chat page; repeatable.
+    reward
+        A reward model, whose score the chat page shows beside each reply.
+    preferences
+        The folder in which preferences.jsonl grows by a line for each choice made in the chat page.
     """
     from openqwen.serve.server import serve as run_server
 
@@ -67,5 +78,23 @@ def serve(
         max_length=max_length,
         max_waiting=max_waiting,
         compiled=compiled,
+        also=named_paths(also or []),
+        reward=reward,
+        preferences=preferences,
     )
     return 0
+
+
+def named_paths(given: list[str]) -> dict[str, Path]:
+    """The values of --also: NAME=PATH to {name: path}. UsageError for another form or a name twice."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, mark, path = text.partition("=")
+        if not (mark and name.strip() and path.strip()):
+            raise UsageError(
+                f"--also {text!r} is not NAME=PATH", fix="for example: --also base=out/tour/base"
+            )
+        if name.strip() in found:
+            raise UsageError(f"--also names {name.strip()!r} twice", fix="give each model a name of its own")
+        found[name.strip()] = Path(path.strip())
+    return found

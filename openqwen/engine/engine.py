@@ -34,7 +34,8 @@ from openqwen.engine.sequence import Completion, Sequence, TokenScore, Update
 from openqwen.engine.slots import Slots
 from openqwen.engine.text import TextStream
 from openqwen.model.cache import KVCache
-from openqwen.model.config import DecodeMode, Extension
+from openqwen.model.config import CacheFormat, DecodeMode, Extension
+from openqwen.model.pages import settle
 from openqwen.model.qwen import Qwen
 from openqwen.tokenizer import Tokenizer
 
@@ -47,6 +48,7 @@ class Engine:
     max_batch: sequences at once. budget: prompt tokens a step. max_length: longest prompt + reply; None: no limit.
     mode: what a reply does that grows beyond a chunk of dynamic NTK (see model/cache.py).
     compiled: decode few rows on a CPU by compiled code (native.py). MissingTool without a C++ compiler.
+    cache: "int8" holds keys and values in 8 bits (model/cache_format.py); None: in the weights' dtype.
     Not thread-safe: one thread owns it.
     """
 
@@ -61,6 +63,7 @@ class Engine:
         deterministic: bool = False,
         mode: DecodeMode = "exact",
         compiled: bool = False,
+        cache: CacheFormat | None = None,
     ) -> None:
         if model.config.vocab_size < tokenizer.vocab_size:
             raise DataError(
@@ -69,13 +72,19 @@ class Engine:
             )
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.max_length, self.deterministic = max_batch, max_length, deterministic
-        self.mode = mode
+        if cache == "int8-released":
+            raise UsageError(
+                "the released int8 cache holds a prompt otherwise with each way to cut it: it is for comparisons",
+                fix='use cache="int8"',
+            )
+        self.mode, self.held = mode, cache
         self.end_ids = frozenset(chatml.stop_ids(tokenizer))
         self.compiled = compiled
         if compiled:
             if deterministic:
                 raise UsageError("compiled decoding has other last bits than deterministic arithmetic")
             native.library()  # an error now, not in the first step
+            settle(model)
         self._slots: Slots | None = None
         self._grammars: Grammars | None = None
         self.scheduler = Scheduler(max_batch, budget, self._swap, self._claim, self._shares)
@@ -131,7 +140,7 @@ class Engine:
     def loglikelihood(self, pairs: Seq[Pair]) -> list[tuple[float, bool]]:
         """For each (prefix ids, continuation ids): log-probability of the continuation, and is it greedy?"""
         with self._call():
-            return loglikelihood(self.model, self.tokenizer, pairs, self.max_batch)
+            return loglikelihood(self.model, self.tokenizer, pairs, self.max_batch, self.held)
 
     # What a server calls
 
@@ -389,7 +398,7 @@ class Engine:
     def _ensure_slots(self) -> Slots:
         weight = self.model.embed.weight
         cache = self._slots.cache if self._slots else None
-        if cache is None or cache.device != weight.device or cache.keys[0].dtype != weight.dtype:
+        if cache is None or cache.device != weight.device or cache.dtype != weight.dtype:
             assert not self.scheduler.running, "the model moved while requests were running"
             cache = KVCache(
                 self.model.config,
@@ -399,6 +408,7 @@ class Engine:
                 device=weight.device,
                 mode=self.mode,
                 keep_all=self.deterministic,
+                held=self.held,
             )
             self._slots = Slots(cache, remember=True)
         assert self._slots is not None

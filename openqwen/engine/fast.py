@@ -44,8 +44,10 @@ def is_plain(model: Qwen) -> bool:
     for block in model.blocks:
         if type(block) is not Block:
             return False
-        attn, mlp = block.attn, block.mlp
-        kinds |= {type(part) for part in (attn.qkv, attn.out, mlp.gate, mlp.up, mlp.down)}
+        # What `block.attn` looks in; in each step of each layer its way there would take longer than the look.
+        parts = block._modules
+        attn, mlp = parts["attn"]._modules, parts["mlp"]._modules  # type: ignore[union-attr]
+        kinds |= {type(part) for part in (attn["qkv"], attn["out"], mlp["gate"], mlp["up"], mlp["down"])}
     return kinds == {Linear} and not torch.is_autocast_enabled(model.embed.weight.device.type)
 
 

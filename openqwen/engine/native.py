@@ -36,10 +36,7 @@ SUMS = (
     "-fno-math-errno",
 )
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC", *SUMS)
-# Rows of a step up to which this was measured to be faster than calls of torch; of the head, whose bf16 products torch
-# does better from 4 rows on.
-MAX_ROWS = 32
-MAX_HEAD_ROWS = {torch.float32: 32, torch.bfloat16: 2}
+MAX_ROWS = 64  # of a step, up to which this was measured to be faster than calls of torch
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -59,7 +56,7 @@ def reads(head: torch.nn.Module, x: Tensor) -> bool:
     """Whether `product` may stand for a call of the head with x (B, C)."""
     if type(head) is not Linear or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
-    return len(x) <= MAX_HEAD_ROWS.get(head.weight.dtype, 0)
+    return len(x) <= MAX_ROWS and head.weight.dtype in NAMES
 
 
 def decode(model: Qwen, ids: Tensor, rows: CacheRows, contexts: list[LayerContext]) -> Tensor:
@@ -73,7 +70,7 @@ def decode(model: Qwen, ids: Tensor, rows: CacheRows, contexts: list[LayerContex
     ]
     table = torch.tensor(layers)  # (L, 15) int64
     per_row = 3 * config.hidden_size + 2 * config.kv_heads * config.head_dim + 2 * config.ffn
-    work = torch.empty(B * (per_row + config.num_heads * longest))
+    work = torch.empty(B * (per_row + config.num_heads * longest) + 16)
     numbers = torch.tensor([rows.rows, plan.starts])  # (2, B)
     sizes = torch.tensor([
         config.num_layers, B, config.hidden_size, config.num_heads, config.kv_heads, config.head_dim, config.ffn,
@@ -100,11 +97,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _layer(block: Block, context: LayerContext, keys: Tensor, values: Tensor, ring: int | None) -> list[int]:
     """What decode.cpp's Layer holds. Pointers stay valid: parameters, cache and contexts outlive the call."""
-    attn, mlp = block.attn, block.mlp
-    weights = (
-        block.attn_norm.weight, attn.qkv.weight, attn.qkv.bias, attn.out.weight,
-        block.mlp_norm.weight, mlp.gate.weight, mlp.up.weight, mlp.down.weight,
-    )  # fmt: skip
+    weights = _weights(block)
     assert all(weight.is_contiguous() for weight in weights)
     scale = 0 if context.query_scale is None else context.query_scale.data_ptr()
     return [
@@ -112,6 +105,17 @@ def _layer(block: Block, context: LayerContext, keys: Tensor, values: Tensor, ri
         keys.data_ptr(), values.data_ptr(), keys.shape[2], ring or 0,
         context.cos.data_ptr(), context.sin.data_ptr(), scale,
     ]  # fmt: skip
+
+
+def _weights(block: Block) -> list[Tensor]:
+    """A block's parameters in the order of decode.cpp's Layer, found as in fast.is_plain."""
+    parts: dict[str, Any] = block._modules
+    attn, mlp = parts["attn"]._modules, parts["mlp"]._modules
+    modules = (
+        parts["attn_norm"], attn["qkv"], attn["qkv"], attn["out"],
+        parts["mlp_norm"], mlp["gate"], mlp["up"], mlp["down"],
+    )  # fmt: skip
+    return [m._parameters["bias" if i == 2 else "weight"] for i, m in enumerate(modules)]
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from openqwen.engine.scheduler import common_prefix
 from openqwen.model.cache import KVCache
+from openqwen.model.config import CacheFormat
 from openqwen.model.qwen import Qwen
 from openqwen.tokenizer import Tokenizer
 
@@ -22,9 +23,16 @@ SHARE = 16  # a common beginning shorter than this is not worth a call of its ow
 
 
 @torch.no_grad()
-def loglikelihood(model: Qwen, tokenizer: Tokenizer, pairs: Seq[Pair], max_batch: int) -> list[Answer]:
+def loglikelihood(
+    model: Qwen,
+    tokenizer: Tokenizer,
+    pairs: Seq[Pair],
+    max_batch: int,
+    held: CacheFormat | None = None,
+) -> list[Answer]:
     """For each pair the sum of the continuation's log-probabilities, and whether greedy would produce it.
 
+    held: how the cache holds keys and values; None: in the weights' dtype.
     An empty prefix stands for <|endoftext|>, an empty continuation scores (0.0, True).
     """
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -32,7 +40,7 @@ def loglikelihood(model: Qwen, tokenizer: Tokenizer, pairs: Seq[Pair], max_batch
         groups.setdefault(tuple(prefix) or (tokenizer.eos_id,), []).append(i)
     weight = model.embed.weight
     half = max(1, max_batch // 2)  # the other half of the rows is for continuations
-    cache = KVCache(model.config, 2 * half, 64, dtype=weight.dtype, device=weight.device)
+    cache = KVCache(model.config, 2 * half, 64, dtype=weight.dtype, device=weight.device, held=held)
     answers: list[Answer] = [(0.0, True)] * len(pairs)
     # Neighbours in order share beginnings; batches of like length waste no padding.
     order = sorted(groups, key=lambda p: (len(p) // 32, p))

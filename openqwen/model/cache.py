@@ -33,7 +33,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from openqwen.model.config import DecodeMode, Extension, ModelConfig
+from openqwen.model.cache_format import cache_format
+from openqwen.model.config import CacheFormat, DecodeMode, Extension, ModelConfig
 from openqwen.model.context import (
     LayerContext,
     Sight,
@@ -44,6 +45,7 @@ from openqwen.model.context import (
     sight_in_order,
     visible,
 )
+from openqwen.model.pages import on_large_pages
 
 
 class KVCache:
@@ -60,23 +62,32 @@ class KVCache:
         extension: Extension | None = None,
         mode: DecodeMode = "exact",
         keep_all: bool = False,
+        held: CacheFormat | None = None,
     ) -> None:
         """extension: of rows that `open` gives none; None means what the config says.
 
         capacity: tokens a row; grows by doubling when exceeded. keep_all: also keys that no window sees any more, so
         that attention always finds a row's keys in the order of their positions (bitwise equality needs that).
+        held: how keys and values lie in their slots (cache_format.py); None: as numbers of `dtype`.
         """
         self.config, self.num_rows, self.mode, self.keep_all = config, num_rows, mode, keep_all
         self.extension = config.extension if extension is None else extension
-        self.device = torch.device(device)
+        self.device, self.dtype, self.format = torch.device(device), dtype, cache_format(held, dtype)
         # Heads outside: attention reads in order. Zeros, because a masked slot still takes part in 0 * value; the
         # system hands out the pages on first use.
         shapes = [
-            (num_rows, config.kv_heads, min(capacity, window or capacity), config.head_dim)
+            (
+                num_rows,
+                config.kv_heads,
+                min(capacity, window or capacity),
+                self.format.width(config.head_dim),
+            )
             for window in self.rings(self.extension)
         ]
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.keys, self.values = (
+            [on_large_pages(torch.zeros(shape, dtype=self.format.dtype, device=device)) for shape in shapes]
+            for _ in range(2)
+        )
         self.ids = torch.zeros(num_rows, capacity, dtype=torch.int64)  # what exact mode computes anew from
         self.lengths = [0] * num_rows
         self.written = [0] * num_rows  # the greatest length whose keys have been in the slots
@@ -146,7 +157,7 @@ class KVCache:
                 room = min(_doubled(room, needed), ring or _doubled(room, needed))
                 for stores in (self.keys, self.values):
                     old = stores[layer]
-                    stores[layer] = old.new_zeros(*old.shape[:2], room, old.shape[3])
+                    stores[layer] = on_large_pages(old.new_zeros(*old.shape[:2], room, old.shape[3]))
                     stores[layer][:, :, : old.shape[2]] = old
         if self.ids.shape[1] < longest:
             ids = self.ids.new_zeros(self.num_rows, _doubled(self.ids.shape[1], longest))
@@ -157,11 +168,6 @@ class KVCache:
     def num_bytes(self) -> int:
         """Bytes set aside for keys and values."""
         return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
-
-
-def _rounded(new: Tensor, store: Tensor) -> Tensor:
-    """What the store will hand back of `new`: a query sees the same key in any company."""
-    return new.to(store.dtype).to(new.dtype)
 
 
 def _doubled(room: int, needed: int) -> int:
@@ -302,22 +308,20 @@ class CacheRows:
         """Stores the new keys and values (B, T, K, D) of a layer; returns those `sight` tells of, (B, K, S, D) each."""
         plan, cache = self.plan, self.cache
         ring = None if cache.keep_all else plan.windows[layer]
-        stores = ((cache.keys[layer], key), (cache.values[layer], value))
-        if plan.fresh:
-            for store, new in stores:
-                self._store(store, new, ring)
-            return _rounded(key, stores[0][0]).transpose(1, 2), _rounded(value, stores[1][0]).transpose(1, 2)
-        if ring is None or plan.single:
-            for store, new in stores:
-                self._store(store, new, ring)
-            return self._stored(stores[0][0], ring).to(key.dtype), self._stored(stores[1][0], ring).to(
-                key.dtype
-            )
         seen = []
-        for store, new in stores:
-            past = self._past(store, ring).to(new.dtype)  # read before the new tokens take the slots
-            seen.append(torch.cat((past, _rounded(new, store).transpose(1, 2)), 2))  # (B, K, P + T, D)
-            self._store(store, new, ring)
+        for store, new in ((cache.keys[layer], key), (cache.values[layer], value)):
+            entries = cache.format.encode(new)  # (B, T, K, W)
+            if plan.fresh:
+                found = entries.transpose(1, 2)  # (B, K, T, W)
+                self._store(store, entries, ring)
+            elif ring is None or plan.single:
+                self._store(store, entries, ring)
+                found = self._stored(store, ring)
+            else:  # read before the new tokens take the slots
+                found = torch.cat((self._past(store, ring), entries.transpose(1, 2)), 2)  # (B, K, P + T, W)
+                self._store(store, entries, ring)
+            # What the slots will hand back, also of the new ones: a query sees the same key in any company.
+            seen.append(cache.format.decode(found, cache.config.head_dim, new.dtype))
         return seen[0], seen[1]
 
     def sight(self, window: int | None) -> Sight:
@@ -373,23 +377,23 @@ class CacheRows:
         return plan.targets[ring, room, heads]
 
     def _store(self, store: Tensor, new: Tensor, ring: int | None) -> None:
-        """Writes new (B, T, K, D) into store (rows, K, room, D)."""
-        K, room, D = store.shape[1:]
+        """Writes new (B, T, K, W) into store (rows, K, room, W)."""
+        K, room, W = store.shape[1:]
         taken, lines = self._targets(ring, room, K)  # (N*K,)
-        flat = new.flatten(0, 1)  # (B*T, K, D)
+        flat = new.flatten(0, 1)  # (B*T, K, W)
         if taken is not None:
             flat = flat[taken]
-        store.view(-1, D).index_copy_(0, lines, flat.flatten(0, 1).to(store.dtype))
+        store.view(-1, W).index_copy_(0, lines, flat.flatten(0, 1))
 
     def _stored(self, store: Tensor, ring: int | None) -> Tensor:
-        """The rows' part of a store, (B, K, S, D)."""
+        """The rows' part of a store, (B, K, S, W)."""
         count = min(self.plan.longest, ring or self.plan.longest)
         if self.in_place:
             return store[self.block, :, :count]
         return store[:, :, :count].index_select(0, self.index)
 
     def _past(self, store: Tensor, ring: int) -> Tensor:
-        """The last keys or values before this call in the order of their positions, (B, K, P, D)."""
+        """The last keys or values before this call in the order of their positions, (B, K, P, W)."""
         starts = torch.tensor(self.plan.starts, device=store.device)[:, None]  # (B, 1)
         slots = (starts + torch.arange(-self.plan.past(ring), 0, device=store.device)) % ring  # (B, P)
         slots = slots.clamp(max=store.shape[2] - 1)  # what stands before a row's beginning is masked

@@ -1,4 +1,4 @@
-"""What a model is (ModelConfig), how far beyond its training length it may look (Extension), and the sweep of Table 3.
+"""What a model is (ModelConfig), how far it may look (Extension), the sweep of Table 3, and how a model comes in.
 
 Report §2.3, Table 1 (sizes) and §2.5 (extension). The report's: untied embeddings, RMSNorm, SwiGLU with an FFN of
 8/3 of the hidden size, RoPE, QKV bias, NTK + LogN + windows. From the released configuration: norm epsilon, RoPE
@@ -117,7 +117,19 @@ class ModelConfig(Config):
         return Extension(dynamic_ntk=self.dynamic_ntk, logn=self.logn, windows=self.windows)
 
 
+class ImportConfig(Config):
+    """How a published model becomes an artefact."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+        None, source="ours", doc="of the weights; None: as they are stored, every byte the same"
+    )
+    chat: bool | None = setting(
+        None, source="ours", doc="replies end with <|im_end|>; None: as generation_config.json says"
+    )
+
+
 DecodeMode = Literal["exact", "released"]
+CacheFormat = Literal["int8", "int8-released"]  # other ways to hold keys and values than as numbers
 
 
 class ExtendConfig(Config):

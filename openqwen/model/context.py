@@ -138,7 +138,13 @@ def layer_contexts(
     made: dict[int | None, LayerContext] = {}
     windows = binding_windows(extension, config.num_layers, longest)
     for window in dict.fromkeys(windows):
-        cos, sin = rotary_at(config, extension, positions, lengths, window)
+        if (
+            longest <= config.max_length
+        ):  # no base is stretched: the table is read, not made anew in each step
+            table = rotary_table(config.max_length, config.head_dim, config.rope_base, 1, positions.device)
+            cos, sin = (part[0, positions] for part in table)
+        else:
+            cos, sin = rotary_at(config, extension, positions, lengths, window)
         scale = None
         if extension.logn and min(longest, window or longest) > config.max_length:
             scale = logn_at(config, positions, window)
@@ -176,7 +182,7 @@ def binding_windows(extension: Extension, num_layers: int, longest: int) -> list
 
 def crosses_chunk(config: ModelConfig, extension: Extension, before: int, after: int) -> bool:
     """Whether going from `before` to `after` tokens changes the RoPE base of any layer."""
-    if not extension.dynamic_ntk or before == 0:
+    if not extension.dynamic_ntk or before == 0 or max(before, after) <= config.max_length:
         return False
     windows = extension.windows or (max(before, after),)
     return any(

@@ -123,15 +123,24 @@ def _keep_index(source: Path, written: Path) -> None:
 def _write_generation(
     checkpoint: Checkpoint, path: Path, layout: Layout, ends: Ends, chat: bool | None
 ) -> dict[str, Any]:
-    source = checkpoint.folder / GENERATION
-    said = read_json(source) if source.is_file() else {}
+    said = _generation_of(checkpoint)
     stage = (
         "openqwen" in checkpoint.values and "_from_model_config" in said
     )  # written while training: only ends
     if said and not stage and layout == checkpoint.layout and chat is None:
-        write_atomic(path, source.read_bytes())
+        write_atomic(path, (checkpoint.folder / GENERATION).read_bytes())
         return said
-    values = write_generation(
+    values = generation_values(checkpoint, layout, ends, chat)
+    write_json(path, values)
+    return values
+
+
+def generation_values(
+    checkpoint: Checkpoint, layout: Layout, ends: Ends, chat: bool | None
+) -> dict[str, Any]:
+    """generation_config.json of a layout. chat None: as the source's file says."""
+    said = _generation_of(checkpoint)
+    return write_generation(
         layout,
         chat=is_chat(said, ends.im_end_id) if chat is None else chat,
         eos_id=ends.eos_id,
@@ -139,8 +148,12 @@ def _write_generation(
         max_length=checkpoint.config.max_length,
         said=said,
     )
-    write_json(path, values)
-    return values
+
+
+def _generation_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The source's generation_config.json; empty if it has none."""
+    path = checkpoint.folder / GENERATION
+    return read_json(path) if path.is_file() else {}
 
 
 def _write_config(
@@ -166,8 +179,7 @@ def _write_config(
 
 def source_is_chat(checkpoint: Checkpoint, im_end_id: int) -> bool:
     """Whether the source's generation_config.json is a chat model's; False if it has none."""
-    path = checkpoint.folder / GENERATION
-    return path.is_file() and is_chat(read_json(path), im_end_id)
+    return is_chat(_generation_of(checkpoint), im_end_id)
 
 
 @contextmanager

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from openqwen.core.artifact import need_disk
-from openqwen.core.errors import DataError, MissingTool
+from openqwen.core.errors import MissingTool
 from openqwen.model.config import ModelConfig
-from openqwen.model.export import planned
-from openqwen.model.stored import Checkpoint
+from openqwen.model.export import lost, planned
+from openqwen.model.stored import Checkpoint, check_rows
 
 _FILE_TYPES = {torch.float32: "ALL_F32", torch.float16: "MOSTLY_F16", torch.bfloat16: "MOSTLY_BF16"}
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -39,9 +39,17 @@ class Vocabulary:
 
 
 def write_gguf(
-    path: Path, checkpoint: Checkpoint, vocabulary: Vocabulary, dtype: torch.dtype | None, name: str
+    path: Path,
+    checkpoint: Checkpoint,
+    vocabulary: Vocabulary,
+    dtype: torch.dtype | None,
+    name: str,
+    license: str | None = None,
 ) -> None:
-    """Writes the file. dtype: of the matrices; None as the embedding is stored. MissingTool without `gguf`."""
+    """Writes the file. dtype: of the matrices; None as the embedding is stored. MissingTool without `gguf`.
+
+    Its description says what of the model the format cannot.
+    """
     try:
         from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
     except ModuleNotFoundError as error:
@@ -54,6 +62,10 @@ def write_gguf(
     writer = GGUFWriter(path, "qwen2")
     try:
         writer.add_name(name)
+        if license is not None:
+            writer.add_license(license)
+        if (missing := lost(checkpoint.config, "gguf")) is not None:
+            writer.add_description(missing)
         writer.add_file_type(LlamaFileType[_FILE_TYPES[dtype]])
         _add_shape(writer, checkpoint.config)
         _add_vocabulary(writer, vocabulary, checkpoint.config.vocab_size)
@@ -86,11 +98,7 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary, rows: int) -> None:
     from gguf import TokenType
 
     count = len(vocabulary.tokens)
-    if count > rows:
-        raise DataError(
-            f"the tokenizer has {count} ids, the model {rows} embedding rows",
-            fix="use the tokenizer the model was trained with",
-        )
+    check_rows(count, rows, "the tokenizer")
     kinds = [TokenType.CONTROL if i in vocabulary.control else TokenType.NORMAL for i in range(count)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")

@@ -135,6 +135,18 @@ def read_config(values: Mapping[str, Any], where: str) -> tuple[ModelConfig, Lay
     """A published config.json as (ModelConfig, layout). DataError names what we cannot compute correctly."""
     architectures = _architectures(values)
     kind = values.get("model_type")
+    if values.get("quantization_config") is not None:
+        raise DataError(
+            "these weights are quantised",
+            where=where,
+            fix="give the checkpoint in bfloat16, float16 or float32 they were made from",
+        )
+    if "visual" in values:
+        raise DataError(
+            "this model also reads pictures (Qwen-VL): it is not of the report",
+            where=where,
+            fix="give a language model, such as Qwen-7B",
+        )
     if kind == "qwen" or "QWenLMHeadModel" in architectures:
         return _read_qwen1(values, where), "qwen1"
     if kind == "qwen2":
@@ -253,7 +265,8 @@ def write_config(config: ModelConfig, layout: Layout, dtype: str, scalar: bool =
         "use_sliding_window": False,
         "tie_word_embeddings": False,
         "use_cache": True,
-        "torch_dtype": dtype,
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the same by its older name
         **extra,
         "openqwen": own,
     }
@@ -261,7 +274,9 @@ def write_config(config: ModelConfig, layout: Layout, dtype: str, scalar: bool =
 
 def with_dtype(said: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A config.json for the same weights in another dtype; everything else, known to us or not, stays."""
-    changed = {**said, "dtype" if "dtype" in said else "torch_dtype": dtype}
+    changed = {**said, **{name: dtype for name in ("dtype", "torch_dtype") if name in said}}
+    if not {"dtype", "torch_dtype"} & said.keys():
+        changed["torch_dtype"] = dtype
     if any(said.get(flag) for flag in _PRECISION):
         changed |= {flag: dtype == name for flag, name in _PRECISION.items()}
     return changed
@@ -290,10 +305,13 @@ def write_generation(
 
 def is_chat(generation: Mapping[str, Any], im_end_id: int) -> bool:
     """Whether a generation_config.json is a chat model's: its replies end with <|im_end|>."""
+    return generation.get("chat_format") == "chatml" or im_end_id in end_ids(generation)
+
+
+def end_ids(generation: Mapping[str, Any]) -> list[int]:
+    """The ids at which a generation_config.json ends a text; none if it names none."""
     ends = generation.get("eos_token_id")
-    return generation.get("chat_format") == "chatml" or im_end_id in (
-        ends if isinstance(ends, list) else [ends]
-    )
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
 def _write_qwen1(config: ModelConfig, dtype: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from openqwen.core.errors import DataError, did_you_mean
+from openqwen.core.hub import local_folder
 from openqwen.model.config import ModelConfig
 from openqwen.model.hf import CONSTANTS, Layout, Piece, is_scalar, is_tied, pieces, read_config
 
@@ -27,6 +28,7 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 PIECE_BYTES = 64 << 20  # read and checked at a time
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MAX_HEADER = 100 << 20
+_POINTER = b"version https://git-lfs"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -72,11 +74,12 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path | str, *, scalar: bool = False) -> Checkpoint:
-    """Reads config.json and all headers of a folder and compares them. scalar: a reward or value model is wanted.
+    """Reads config.json and all headers of a folder, or of a model of the hub, and compares them.
 
-    DataError for a checkpoint that is incomplete, contradicts its config, or is pickled.
+    scalar: a reward or value model is wanted. DataError for a checkpoint that is incomplete, contradicts its config,
+    or is pickled.
     """
-    path = Path(path)
+    path = local_folder(path)
     if path.is_file():
         raise (
             _pickled(path.name, path)
@@ -131,6 +134,16 @@ def parameter_shapes(config: ModelConfig, scalar: bool = False) -> dict[str, tup
     return shapes
 
 
+def check_rows(num_ids: int, num_rows: int, where: str) -> None:
+    """DataError if a tokenizer has more ids than the embedding has rows."""
+    if num_ids > num_rows:
+        raise DataError(
+            f"the tokenizer has {num_ids} ids, the model {num_rows} embedding rows",
+            where=where,
+            fix="use the tokenizer the model was trained with",
+        )
+
+
 def _check(found: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     for name, shape in wanted.items():
         if name not in found:
@@ -168,9 +181,14 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     ):
         raise DataError("weight_map is missing or names files outside the folder", where=str(index))
     found: dict[str, Stored] = {}
-    for shard in sorted(set(places.values())):
-        if not (folder / shard).is_file():
-            raise DataError(f"shard {shard} is missing", where=str(index), fix="fetch the checkpoint again")
+    shards = sorted(set(places.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more of {len(shards)})" if len(missing) > 1 else ""
+        raise DataError(
+            f"shard {missing[0]} is missing{more}", where=str(index), fix="fetch the checkpoint again"
+        )
+    for shard in shards:
         for name, stored in read_header(folder / shard).items():
             if places.get(name) != shard:
                 raise DataError(
@@ -189,6 +207,12 @@ def read_header(path: Path) -> dict[str, Stored]:
     try:
         with path.open("rb") as file:
             begin = file.read(9)
+            if begin == _POINTER[:9]:
+                raise DataError(
+                    "this is a Git LFS pointer, not the weights it stands for",
+                    where=str(path),
+                    fix="run `git lfs pull` in the folder, or fetch the model from the hub",
+                )
             if begin[8:] != b"{" and begin.startswith((b"PK\3\4", b"\x80")):
                 raise _pickled(path.name, path)
             (length,) = struct.unpack("<Q", begin[:8])
@@ -263,6 +287,13 @@ def _no_weights(folder: Path) -> DataError:
     pickled = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
     if pickled:
         return _pickled(pickled[0], folder)
+    shards = sorted(p.name for p in folder.glob("*.safetensors"))
+    if shards:
+        return DataError(
+            f"{shards[0]} is there, {INDEX} is not: the checkpoint is not complete",
+            where=str(folder),
+            fix="fetch the missing files",
+        )
     return DataError(f"no {SINGLE} and no {INDEX}", where=str(folder))
 
 

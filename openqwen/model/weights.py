@@ -67,7 +67,7 @@ def load_model(
     dropout: float = 0.0,
     mapped: bool | None = None,
 ) -> Qwen:
-    """A model in eval mode from an artefact or a Hugging Face folder.
+    """A model in eval mode from an artefact, a Hugging Face folder, or a name on the hub (`org/name[@revision]`).
 
     dtype, dynamic_ntk, logn, windows: None means as the checkpoint says. dropout: for training it further. mapped:
     use the files as memory where dtype and layout allow; None: if the weights are larger than the memory available.

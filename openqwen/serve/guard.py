@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: host and key.
+"""What every request passes before a route sees it: host, key, and room for its body.
 
 Ours. Refused by default: with a key set, every path but the page and /health needs it. The Host header must name
 this server, so that a web page elsewhere cannot reach a server on the loopback through its own name.
@@ -18,8 +18,8 @@ from openqwen.serve.metrics import ServerMetrics
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 PAGE = "/page/"
-# The page runs only its own script and style and talks only to its own server.
-CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # noqa: E501
+# The page runs only its own script and style and talks only to its own server; no text of its can become markup.
+CSP = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"  # noqa: E501
 _HEADERS = {
     b"content-security-policy": CSP.encode(),
     b"x-content-type-options": b"nosniff",
@@ -49,12 +49,21 @@ class ApiError(Exception):
 
 
 class Guard:
-    """ASGI middleware. hosts: allowed Host names; None allows any (when bound to other interfaces)."""
+    """ASGI middleware. hosts: allowed Host names; None allows any (when bound to other interfaces).
+
+    max_held: bytes of the bodies of all requests that are not yet answered to the end; who sends more gets 503.
+    """
 
     def __init__(
-        self, app: ASGIApp, api_key: str | None, hosts: Collection[str] | None, metrics: ServerMetrics
+        self,
+        app: ASGIApp,
+        api_key: str | None,
+        hosts: Collection[str] | None,
+        max_held: int,
+        metrics: ServerMetrics,
     ) -> None:
         self.app, self.api_key, self.hosts, self.metrics = app, api_key, hosts, metrics
+        self.max_held, self.held = max_held, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,8 +75,29 @@ class Guard:
                 self._note(scope, message)
             await send(message)
 
+        own = 0
+
+        async def receive_counted() -> Message:
+            nonlocal own
+            message = await receive()
+            size = len(message.get("body", b""))
+            if self.held + size > self.max_held:
+                raise ApiError(
+                    503,
+                    "the server holds all the requests it has memory for; try again in a moment",
+                    kind="server_error",
+                    code="overloaded",
+                    headers={"Retry-After": "1"},
+                )
+            own += size
+            self.held += size
+            return message
+
         refusal = self._refusal(scope["path"], Headers(scope=scope))
-        await (refusal.response() if refusal else self.app)(scope, receive, send_noted)
+        try:
+            await (refusal.response() if refusal else self.app)(scope, receive_counted, send_noted)
+        finally:
+            self.held -= own
 
     def _note(self, scope: Scope, message: Message) -> None:
         message["headers"] = [*message.get("headers", []), *_HEADERS.items()]

@@ -18,6 +18,7 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._at: dict[Engine, tuple[int, int]] = {}  # running and waiting of each engine
         self.responses = Counter(
             "openqwen_responses", "HTTP responses", ["route", "status"], registry=self.registry
         )
@@ -37,9 +38,11 @@ class ServerMetrics:
         )
 
     def observe(self, engine: Engine) -> None:
-        """The state after a step."""
-        self.running.set(len(engine.scheduler.running))
-        self.waiting.set(len(engine.scheduler.waiting))
+        """The state after a step; the gauges are sums over all engines of the server."""
+        self._at[engine] = (len(engine.scheduler.running), len(engine.scheduler.waiting))
+        counts = list(self._at.values())
+        self.running.set(sum(running for running, _ in counts))
+        self.waiting.set(sum(waiting for _, waiting in counts))
 
     def ended(self, completion: Completion) -> None:
         self.replies.labels(completion.finish_reason).inc()

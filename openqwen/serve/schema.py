@@ -8,10 +8,11 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from openqwen.engine.constraint import Constraint
 from openqwen.engine.sampling import MAX_STOP_LENGTH, MAX_STOPS, Sampling
+from openqwen.model.config import Extension
 from openqwen.serve.body import Body
 from openqwen.serve.form import Formed
 
@@ -44,6 +45,22 @@ class ChatMessage(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
+class ExtensionRequest(Body):
+    """How this reply's context reaches beyond the training length (report §2.5); what is left out: as the checkpoint.
+
+    A field of ours that OpenAI's API does not have.
+    """
+
+    model_config = ConfigDict(extra="forbid")  # a name misspelt would go unnoticed
+
+    dynamic_ntk: bool | None = None
+    logn: bool | None = None
+
+    def over(self, own: Extension) -> Extension:
+        """The checkpoint's extension with what is given here."""
+        return own.model_copy(update=self.model_dump(exclude_none=True))
+
+
 class Common(Formed):
     """What both endpoints share."""
 
@@ -62,6 +79,7 @@ class Common(Formed):
     n: int | None = Field(None, ge=1, le=MAX_N)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    extension: ExtensionRequest | None = None
 
     @model_validator(mode="after")
     def _bias_names_ids(self) -> Common:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from openqwen.chat import chatml
-from openqwen.core.console import note
+from openqwen.core.console import error_console, note
 from openqwen.core.errors import MissingTool, OpenQwenError, UsageError
 from openqwen.engine.engine import Engine
 from openqwen.engine.guide import Guide
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.sequence import Completion, TokenScore
-from openqwen.model import load_model
+from openqwen.model import load_model, load_scalar
+from openqwen.model.config import Extension
 from openqwen.serve import wire
 from openqwen.serve.body import BODY_SECONDS, MAX_BODY, B, Body, read_body
+from openqwen.serve.compare import Preferences, Reward, add_compare_routes
+from openqwen.serve.connection import Connection, allow_connections
 from openqwen.serve.decoding import use_compiled
 from openqwen.serve.guard import ApiError, Guard
 from openqwen.serve.metrics import ServerMetrics
@@ -49,21 +53,29 @@ from openqwen.tokenizer import load_tokenizer
 
 LOG = logging.getLogger("uvicorn.error")
 PAGE = Path(__file__).parent / "page"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # what clients call a server on it
 MAX_COMPILING = 32  # requests whose constraint waits to be compiled, a tenth of a second each
+MAX_HELD = 128 * 2**20  # read as ids, a body takes up to ten times its bytes
 DEFAULT_NEW = 16  # max_tokens of a text completion that names none, as OpenAI's
 
 
 class Service:
-    """The routes' state: engine and limits."""
+    """The routes' state: engine and limits. beside: the services of other models, by name."""
 
     def __init__(
-        self, engine: Engine, name: str, max_body: int, body_seconds: float, max_waiting: int
+        self,
+        engine: Engine,
+        name: str,
+        max_body: int,
+        body_seconds: float,
+        max_waiting: int,
+        metrics: ServerMetrics,
     ) -> None:
         self.engine, self.tokenizer, self.name = engine, engine.tokenizer, name
         self.max_body, self.body_seconds = max_body, body_seconds
-        config = engine.model.config
-        self.context = engine.max_length or config.max_length * (4 if config.dynamic_ntk else 1)
-        self.metrics = ServerMetrics()
+        self.context = self.reach(engine.model.config.extension)
+        self.beside: dict[str, Service] = {}
+        self.metrics = metrics
         self.worker = Worker(engine, self.metrics, max_waiting)
         self.created = int(time.time())
         self.no_constraints: MissingTool | None = None
@@ -82,16 +94,26 @@ class Service:
     async def read(self, request: Request, cls: type[B]) -> B:
         return await read_body(request, cls, self.max_body, self.body_seconds)
 
-    def room(self, prompt: list[int], wanted: int | None, default: int | None) -> int:
+    def reach(self, extension: Extension) -> int:
+        """Tokens of prompt and reply together that the model can hold with a context extension."""
+        length = self.engine.model.config.max_length
+        return self.engine.max_length or length * (4 if extension.dynamic_ntk else 1)
+
+    def extension(self, body: Common) -> Extension:
+        """The context extension of a request: the checkpoint's, but for what its body says."""
+        own = self.engine.model.config.extension
+        return own if body.extension is None else body.extension.over(own)
+
+    def room(self, prompt: list[int], wanted: int | None, default: int | None, context: int) -> int:
         """How many tokens may be generated after a prompt; ApiError if what is wanted does not fit."""
         if not prompt:
             raise ApiError(400, "the prompt is empty", param="prompt", code="empty_prompt")
-        free = self.context - len(prompt)
+        free = context - len(prompt)
         asked = wanted if wanted is not None else max(1, min(free, default or free))
         if asked > free:
             raise ApiError(
                 400,
-                f"this model's context is {self.context} tokens; the prompt has {len(prompt)}"
+                f"this model's context is {context} tokens; the prompt has {len(prompt)}"
                 f" and {asked} more were asked for",
                 param="messages" if default is None else "prompt",
                 code="context_length_exceeded",
@@ -104,9 +126,17 @@ class Service:
         except OpenQwenError as error:
             raise ApiError(400, error.what, param="messages", code="invalid_messages") from None
 
-    def check_model(self, name: str | None) -> None:
-        if name is not None and name != self.name:
+    def named(self, name: str | None) -> Service:
+        """The service of a model; ApiError if there is none of that name."""
+        if name is None or name == self.name:
+            return self
+        if name not in self.beside:
             raise ApiError(404, f"no model {name[:100]!r} here", param="model", code="model_not_found")
+        return self.beside[name]
+
+    @property
+    def all(self) -> list[Service]:
+        return [self, *self.beside.values()]
 
     async def submit(self, body: Common, prompts: list[list[int]], samplings: list[Sampling]) -> Job:
         vocab_size = self.tokenizer.vocab_size
@@ -114,7 +144,9 @@ class Service:
             raise ApiError(400, f"ids go up to {vocab_size - 1}", param="logit_bias", code="invalid_id")
         self.worker.check(len(prompts))
         guides = await self._guides(samplings)
-        return self.worker.submit(prompts, samplings, guides, stream=bool(body.stream))
+        return self.worker.submit(
+            prompts, samplings, guides, stream=bool(body.stream), extension=self.extension(body)
+        )
 
     async def _guides(self, samplings: list[Sampling]) -> list[Guide | None]:
         """What leads each reply through its constraint, compiled beside the event loop and the engine."""
@@ -138,34 +170,51 @@ def create_app(
     *,
     name: str = "openqwen",
     api_key: str | None = None,
-    hosts: tuple[str, ...] | None = ("127.0.0.1", "localhost", "[::1]"),
+    hosts: tuple[str, ...] | None = LOOPBACK,
     max_body: int = MAX_BODY,
     body_seconds: float = BODY_SECONDS,
     max_waiting: int = 1024,
+    max_held: int = MAX_HELD,
+    also: Mapping[str, Engine] | None = None,
+    reward: Reward | None = None,
+    preferences: Preferences | None = None,
 ) -> FastAPI:
     """The application over an engine that nobody else uses from now on.
 
     hosts: names it answers to; None: any. max_body: bytes of a request, which must arrive within body_seconds.
-    max_waiting: replies that may wait beside those that run; more get 429.
+    max_waiting: replies that may wait beside those that run; more get 429. max_held: bytes of the bodies of all
+    requests that are not yet answered to the end; more get 503. also: engines of other models by name,
+    with the same limits. reward, preferences: what the chat page compares replies with.
     """
     if api_key is not None and not api_key.strip():
         raise UsageError(
             "the API key is empty", fix="give a key, or leave --api-key and OPENQWEN_API_KEY away"
         )
-    service = Service(engine, name, max_body, body_seconds, max_waiting)
+    limits = (max_body, body_seconds, max_waiting, ServerMetrics())
+    service = Service(engine, name, *limits)
+    service.beside = {title: Service(other, title, *limits) for title, other in (also or {}).items()}
+    if name in service.beside:
+        raise UsageError(
+            f"two models are called {name!r}", fix="give one another name, with --name or --also"
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.worker.start()
+        for each in service.all:
+            each.worker.start()
         yield
-        service.close()
+        for each in service.all:
+            each.close()
+        if reward is not None:
+            reward.close()
 
     app = FastAPI(title="openqwen", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(Guard, api_key=api_key, hosts=hosts, metrics=service.metrics)
+    app.add_middleware(Guard, api_key=api_key, hosts=hosts, max_held=max_held, metrics=service.metrics)
     _add_errors(app)
     _add_openai_routes(app, service)
     _add_other_routes(app, service)
+    add_compare_routes(app, service.read, _takes, reward, preferences)
     return app
 
 
@@ -250,12 +299,11 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Json:
-        return {"object": "list", "data": [_model_card(service)]}
+        return {"object": "list", "data": [_model_card(each) for each in service.all]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Json:
-        service.check_model(name)
-        return _model_card(service)
+        return _model_card(service.named(name))
 
 
 def _model_card(service: Service) -> Json:
@@ -271,7 +319,7 @@ def _model_card(service: Service) -> Json:
 def _add_other_routes(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Response:
-        if service.worker.healthy:
+        if all(each.worker.healthy for each in service.all):
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": "engine failed"}, 503)
 
@@ -313,10 +361,10 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
 
 async def chat_completion(service: Service, request: Request, body: ChatRequest) -> Response:
     """POST /v1/chat/completions"""
-    service.check_model(body.model)
+    service = service.named(body.model)
     prompt = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
     wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    room = service.room(prompt, wanted, None)
+    room = service.room(prompt, wanted, None, service.reach(service.extension(body)))
     sampling = body.sampling(room, body.alternatives, body.constraint())
     count = body.n or 1
     job = await service.submit(body, [prompt] * count, [sampling.fork(i) for i in range(count)])
@@ -368,7 +416,7 @@ async def _chat_chunks(service: Service, job: Job, body: ChatRequest, head: Json
 
 async def text_completion(service: Service, request: Request, body: CompletionRequest) -> Response:
     """POST /v1/completions"""
-    service.check_model(body.model)
+    service = service.named(body.model)
     if body.stream and body.echo and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs cannot be streamed", param="stream", code="unsupported")
     count, texts = body.n or 1, body.prompts()
@@ -377,8 +425,9 @@ async def text_completion(service: Service, request: Request, body: CompletionRe
     prompts = await asyncio.to_thread(lambda: [_prompt_ids(service, text) for text in texts])
     scored = body.logprobs if body.echo else None
     constraint, samplings = body.constraint(), []
+    context = service.reach(service.extension(body))
     for prompt in prompts:
-        room = service.room(prompt, body.max_tokens, DEFAULT_NEW)
+        room = service.room(prompt, body.max_tokens, DEFAULT_NEW, context)
         sampling = body.sampling(room, body.logprobs, constraint, scored)
         samplings += [sampling.fork(i) for i in range(count)]
     job = await service.submit(body, [p for p in prompts for _ in range(count)], samplings)
@@ -523,34 +572,53 @@ def serve(
     dtype: Any = None,
     device: Any = None,
     compiled: bool | None = None,
+    also: Mapping[str, Path] | None = None,
+    reward: Path | None = None,
+    preferences: Path | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serves a model until interrupted. ready: called with the address once requests are answered.
 
-    compiled: decode by compiled code; None: where that is possible, saying so where it is not.
+    compiled: decode by compiled code; None: where that is possible, saying so where it is not. also: further models
+    by name. reward: a reward model that scores replies. preferences: the folder that comparisons are appended to.
     """
     sock = listen(host, port)
+    allow_connections()
     with contextlib.closing(sock):
-        model = load_model(model_path, dtype=dtype, device=device)
-        engine = Engine(
-            model,
-            load_tokenizer(model_path),
-            max_batch,
-            max_length=max_length,
-            compiled=use_compiled(model, compiled),
-        )
+
+        def engine(path: str | Path) -> Engine:
+            model = load_model(path, dtype=dtype, device=device)
+            decoding = use_compiled(model, compiled)
+            return Engine(model, load_tokenizer(path), max_batch, max_length=max_length, compiled=decoding)
+
         title = name or Path(model_path).resolve().name
-        local = host in ("127.0.0.1", "localhost", "::1")
+        local = _is_loopback(host)
+        if not local and api_key is None:
+            error_console.print(
+                f"  whoever reaches {host}:{sock.getsockname()[1]} can use this server: no --api-key is given"
+            )
+        kept = Preferences(preferences) if preferences else None
+        scorer = Reward(load_scalar(reward, device=device), load_tokenizer(reward)) if reward else None
         app = create_app(
-            engine,
+            engine(model_path),
             name=title,
             api_key=api_key,
-            hosts=("127.0.0.1", "localhost", "[::1]") if local else None,
+            hosts=(*LOOPBACK, host) if local else None,
             max_waiting=max_waiting,
+            also={other: engine(path) for other, path in (also or {}).items()},
+            reward=scorer,
+            preferences=kept,
         )
         address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes it on
             make_server(app, lambda: (ready or _announce)(address)).run(sockets=[sock])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _announce(address: str) -> None:
@@ -569,7 +637,9 @@ def make_server(app: FastAPI, ready: Callable[[], None] | None = None) -> uvicor
 
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http=Connection,
+        ws="none",
+        log_level="error",  # warnings are about what clients send, and would let them fill the log
         access_log=False,
         server_header=False,
         backlog=2048,

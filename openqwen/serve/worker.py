@@ -18,6 +18,7 @@ from openqwen.engine.engine import Engine
 from openqwen.engine.guide import Guide
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.sequence import Update
+from openqwen.model.config import Extension
 from openqwen.serve.metrics import ServerMetrics
 
 
@@ -113,11 +114,12 @@ class Worker:
         samplings: Sequence[Sampling],
         guides: Sequence[Guide | None],
         stream: bool,
+        extension: Extension | None = None,
     ) -> Job:
         """Queues one reply a prompt. Raises Overloaded or EngineFailed at once."""
         self.check(len(prompts))
         job = Job(self, len(prompts))
-        self._inbox.put(lambda: self._submit(job, prompts, samplings, guides, stream))
+        self._inbox.put(lambda: self._submit(job, prompts, samplings, guides, stream, extension))
         if self.failure is not None:  # since the check; whether the inbox was emptied before or after is open
             raise EngineFailed("the engine has failed; the server must be restarted")
         self._pending += len(prompts)
@@ -158,10 +160,11 @@ class Worker:
         samplings: Sequence[Sampling],
         guides: Sequence[Guide | None],
         stream: bool,
+        extension: Extension | None,
     ) -> None:
         for index, (prompt, sampling, guide) in enumerate(zip(prompts, samplings, guides)):
             try:
-                number = self.engine.submit(prompt, sampling, stream=stream, guide=guide)
+                number = self.engine.submit(prompt, sampling, stream=stream, extension=extension, guide=guide)
             except OpenQwenError as error:
                 self._send(job, [Event(index, error=error)], ended=1)
                 continue

@@ -19,6 +19,7 @@ from torch import Tensor
 from openqwen.chat import chatml
 from openqwen.core.artifact import Artifact, Run, open_inputs, read_jsonl, write_jsonl
 from openqwen.core.config import Resolved
+from openqwen.core.errors import UsageError
 from openqwen.model.qwen import Qwen
 from openqwen.model.weights import save_model
 from openqwen.sft.config import SFTConfig
@@ -41,15 +42,22 @@ from openqwen.train.loss import IGNORE, cross_entropy
 from openqwen.train.sample import greedy
 from openqwen.train.trainer import Batch, fit, run_stage
 
+SOURCES = ("data", "tools", "safety")  # inputs that hold conversations
+
 
 def run(resolved: Resolved[SFTConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """Finetunes a model on conversations into `out`. Inputs: model, data (a file), optionally tools (a file)."""
+    """Finetunes a model on conversations into `out`. Inputs: model, data (a file), optionally tools and safety (files).
+
+    Samples of all files are mixed (report §3.4: agent samples are no stage of their own) and counted apart.
+    """
     config = resolved.config
+    if config.stages:
+        raise UsageError("these are several finetunings, not one", where="stages", fix="run openqwen sft")
     opened = open_inputs(inputs, {"model": "model"})
     tokenizer = load_tokenizer(inputs["model"])
     samples: list[Sample] = []
     skipped: list[Skipped] = []
-    for source in ("data", "tools"):
+    for source in SOURCES:
         if source in inputs:
             found, bad = read_samples(inputs[source], source, tokenizer, config.max_length, config.mask)
             check_share(found, bad, inputs[source], config.max_bad_share)
@@ -105,11 +113,11 @@ class Conversations:
             yield f"{self.files.get(sample.source, sample.source)}:{sample.line}"
 
     def evaluate(self) -> dict[str, float]:
-        found = heldout_loss(self.config, self.model, self.heldout, self.tokenizer, self.dtype)
-        return {"heldout_loss": found}
+        return heldout_losses(self.config, self.model, self.heldout, self.tokenizer, self.dtype)
 
     def samples(self, label: str) -> list[dict[str, Any]]:
-        return replies(self.config, self.model, self.tokenizer, self.heldout, label)
+        count = max(self.config.num_samples, self.config.stop_prompts if label == "after" else 0)
+        return replies(self.config, self.model, self.tokenizer, self.heldout[:count], label)
 
 
 def train(
@@ -148,11 +156,13 @@ def train(
         heldout_loss=found.last["heldout_loss"],
         heldout_loss_before=found.first["heldout_loss"],
         samples=dict(Counter(sample.source for sample in samples)),
+        trained_tokens=_trained_tokens(samples),
         heldout_samples=len(heldout),
         skipped=dict(Counter(record.reason for record in skipped)),
         rows=len(rows),
         epochs=config.steps * config.batch_size / len(rows),
         stopped_by_itself=sum(reply["stopped"] for reply in after) / len(after),
+        stop_prompts=len(after),
         max_length=model.config.max_length,
     )
 
@@ -164,6 +174,29 @@ def summed_loss(model: Qwen, ids: Tensor, labels: Tensor, segments: Tensor) -> T
     hidden = model.hidden(ids.to(device), segments=None if alone else segments.to(device))  # (B, T, C)
     total, _ = cross_entropy(hidden.flatten(0, 1), model.head.weight, labels.to(device).flatten())
     return total
+
+
+def _trained_tokens(samples: Sequence[Sample]) -> dict[str, int]:
+    """Tokens that carry loss, by source."""
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        counts[sample.source] += sum(sample.trained[1:])
+    return dict(counts)
+
+
+def heldout_losses(
+    config: SFTConfig, model: Qwen, heldout: Sequence[Sample], tokenizer: Tokenizer, dtype: torch.dtype
+) -> dict[str, float]:
+    """Mean loss (nats a trained token) on the held-out samples: `heldout_loss`, and each source's if there are several."""
+    parts: dict[str, list[Sample]] = {}
+    for sample in heldout:
+        parts.setdefault(sample.source, []).append(sample)
+    if len(parts) == 1:
+        return {"heldout_loss": heldout_loss(config, model, heldout, tokenizer, dtype)}
+    losses = {name: heldout_loss(config, model, part, tokenizer, dtype) for name, part in parts.items()}
+    tokens = _trained_tokens(heldout)
+    mean = sum(losses[name] * tokens[name] for name in parts) / sum(tokens.values())
+    return {"heldout_loss": mean, **{f"heldout_loss/{name}": loss for name, loss in losses.items()}}
 
 
 @torch.no_grad()
@@ -186,9 +219,9 @@ def heldout_loss(
 def replies(
     config: SFTConfig, model: Qwen, tokenizer: Tokenizer, heldout: Sequence[Sample], label: str
 ) -> list[dict[str, Any]]:
-    """Greedy replies to the last question of some held-out conversations, beside what the data says."""
+    """Greedy replies to the last question of held-out conversations, beside what the data says."""
     found = []
-    for sample in heldout[: config.num_samples]:
+    for sample in heldout:
         question, expected = sample.messages[:-1], sample.messages[-1]["content"]
         prompt = chatml.render_prompt(question, tokenizer)
         ids = greedy(model, prompt, config.sample_tokens, stop=chatml.stop_ids(tokenizer))

@@ -30,20 +30,28 @@ CHAT_TEMPLATE = (
 )
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes vocab.tiktoken, special.json, tokenizer.json, tokenizer_config.json and merges.txt."""
+def save(tokenizer: Tokenizer, folder: Path, max_length: int | None = None) -> None:
+    """Writes vocab.tiktoken, special.json, tokenizer.json, tokenizer_config.json and merges.txt.
+
+    max_length: of the model, for an export: tokenizer_config.json names it then, and chat_template.jinja holds the
+    template, where newer programs look for it.
+    """
     merges = find_merges(tokenizer.ranks)
+    config = tokenizer_config(tokenizer, merges)
     write_ranks(folder / "vocab.tiktoken", tokenizer.ranks)
     write_json(folder / "special.json", tokenizer.special)
     write_atomic(folder / "tokenizer.json", json.dumps(tokenizer_json(tokenizer, merges), ensure_ascii=False))
-    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer))
+    if max_length is not None:
+        config["model_max_length"] = max_length
+        write_atomic(folder / "chat_template.jinja", CHAT_TEMPLATE)
+    write_json(folder / "tokenizer_config.json", config)
     write_atomic(folder / "merges.txt", merges_listing(tokenizer.ranks, merges))
 
 
 def find_merges(ranks: Mapping[bytes, int]) -> dict[bytes, tuple[bytes, bytes]]:
     """For each token, the two older tokens it is joined from, in rank order.
 
-    A token that the older ones never bring together (the released vocabulary has some) has no entry.
+    A token that the older ones never bring together has no entry; the released vocabulary has none of these.
     """
     merges = {}
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
@@ -138,10 +146,10 @@ def tokenizer_json(tokenizer: Tokenizer, merges: Mapping[bytes, tuple[bytes, byt
     }
 
 
-def tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of tokenizer_config.json: ChatML's template and which tokens end and pad."""
+def tokenizer_config(tokenizer: Tokenizer, merges: Mapping[bytes, tuple[bytes, bytes]]) -> dict[str, Any]:
+    """The content of tokenizer_config.json: its class, ChatML's template, and which tokens end and pad."""
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": _class_of(tokenizer, merges),
         "add_prefix_space": False,
         "bos_token": None,
         "eos_token": END_OF_TEXT,
@@ -153,3 +161,16 @@ def tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "errors": "replace",
         "chat_template": CHAT_TEMPLATE,
     }
+
+
+def _class_of(tokenizer: Tokenizer, merges: Mapping[bytes, tuple[bytes, bytes]]) -> str:
+    """Qwen2Tokenizer, unless some text gives a token that merges alone do not reach.
+
+    transformers 5 builds that class anew from vocabulary and merges and leaves ignore_merges out; the general class
+    takes tokenizer.json as it is.
+    """
+    apart = [token for token in tokenizer.ranks if len(token) > 1 and token not in merges]
+    reached = any(
+        tokenizer.encode(token.decode(errors="replace")) == [tokenizer.ranks[token]] for token in apart
+    )
+    return "PreTrainedTokenizerFast" if reached else "Qwen2Tokenizer"

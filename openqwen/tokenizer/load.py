@@ -1,7 +1,7 @@
 """Finding a tokenizer in whatever a person points at.
 
-Ours. A .tiktoken file, an artefact or a model folder of this project, or a Hugging Face folder with
-qwen.tiktoken or a tokenizer.json that splits text as Qwen does.
+Ours. A .tiktoken file, an artefact or a model folder of this project, a Hugging Face folder with qwen.tiktoken or a
+tokenizer.json that splits text as Qwen does, or the name of such a model on the hub.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwen.core.errors import DataError
+from openqwen.core.hub import local_folder
 from openqwen.tokenizer.encoders import Name
 from openqwen.tokenizer.pattern import QWEN_PATTERN
 from openqwen.tokenizer.ranks import from_letters, read_ranks
@@ -20,8 +21,8 @@ _RANK_FILES = ("vocab.tiktoken", "qwen.tiktoken")
 
 
 def load_tokenizer(path: Path | str, *, encoder: Name | None = None) -> Tokenizer:
-    """The tokenizer at a path: ranks file, tokenizer.json, or a folder that holds one of them."""
-    path = Path(path)
+    """The tokenizer at a path: ranks file, tokenizer.json, or a folder or model of the hub that holds one of them."""
+    path = local_folder(path, weights=False)
     if path.is_file():
         return _from_json(path, encoder) if path.suffix == ".json" else _from_ranks(path, encoder)
     if not path.is_dir():

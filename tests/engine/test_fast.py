@@ -27,9 +27,26 @@ CONFIG = ModelConfig(
 )
 
 
+# Heads of five vectors of 16 numbers; matrices of whole vectors and of rests.
+WIDE = ModelConfig(
+    vocab_size=61, hidden_size=320, num_layers=2, num_heads=4, num_kv_heads=2, ffn_size=200, max_length=16
+)
+
+
 @pytest.fixture(scope="module")
 def small() -> Qwen:
     return sharpened(CONFIG)
+
+
+@pytest.fixture(params=["", "-mno-avx512f"], ids=["this processor", "older processors"])
+def processor(request, monkeypatch):
+    """The compiled code as it is made here, and without what only some processors have."""
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *request.param.split()))
+    for memo in (native.library, native._function):
+        memo.cache_clear()
+    yield
+    for memo in (native.library, native._function):
+        memo.cache_clear()
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["calls", "compiled"])
@@ -37,11 +54,20 @@ def small() -> Qwen:
 @pytest.mark.parametrize(
     "ways", [[NTK], [WINDOWS], [NTK, WINDOWS, Extension()]], ids=["ntk", "windows", "mixed"]
 )
-@torch.no_grad()
 def test_a_step_is_that_of_the_plain_forward(small, ways, dtype, compiled):
+    check_steps(small, ways, dtype, compiled)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_whole_vectors_is_that_of_the_plain_forward(processor, dtype):
+    check_steps(sharpened(WIDE), [NTK, WINDOWS], dtype, True)
+
+
+@torch.no_grad()
+def check_steps(small, ways, dtype, compiled):
     """Rows of any lengths, in any order, across chunks of NTK; the caches stay the same too."""
     model, draw = copy.deepcopy(small).to(dtype), random.Random(1)
-    caches = [KVCache(CONFIG, 5, 4, dtype=dtype) for _ in range(2)]
+    caches = [KVCache(model.config, 5, 4, dtype=dtype) for _ in range(2)]
     for row, length in enumerate((1, 3, 14, 20, 30)):
         ids = torch.randint(0, 61, (1, length))
         for cache in caches:
@@ -112,6 +138,37 @@ def test_compiled_rows_do_not_depend_on_their_company(small):
     logits = native.product(together, small.head.weight)
     torch.testing.assert_close(logits, small.head(together), atol=1e-4, rtol=1e-4)
     assert torch.equal(native.product(together[2:3], small.head.weight)[0], logits[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("C", "N"), [(5, 3), (32, 16), (70, 57), (512, 20), (1100, 17)])
+def test_products_are_exact_sums_and_each_row_its_own(processor, C, N, dtype):
+    draw = torch.Generator().manual_seed(C)
+    x, weight = torch.randn(11, C, generator=draw), torch.randn(N, C, generator=draw).to(dtype)
+    made = native.product(x, weight)
+    exact = x.double() @ weight.double().T
+    # A processor that multiplies bfloat16 rounds x to it.
+    torch.testing.assert_close(
+        made.double(), exact, atol=1e-4 if dtype == torch.float32 else 0.02 * C**0.5, rtol=0
+    )
+    for count in range(1, 11):
+        assert torch.equal(native.product(x[-count:], weight), made[-count:])
+
+
+def test_exponentials_hold_over_their_whole_range():
+    """Through attention of one head over two keys: its weights are 1 / (1 + e^-d), from even to one-sided."""
+    config = WIDE.model_copy(update={"num_layers": 1})
+    model = sharpened(config)
+    for scale in (0.0, 1.0, 30.0, 300.0):
+        with torch.no_grad():
+            model.blocks[0].attn.qkv.weight.mul_(scale)
+            caches = [KVCache(config, 1) for _ in range(2)]
+            for cache in caches:
+                model(torch.tensor([[3]]), cache=cache)
+            ids = torch.tensor([[7]])
+            ours = decode(model, ids, caches[0].select([0]), compiled=True)
+            plain = model.hidden(ids, cache=caches[1].select([0]))[:, 0]
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_the_library_leaves_the_processors_settings_alone():

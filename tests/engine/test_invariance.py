@@ -14,7 +14,7 @@ from openqwen.model import Extension, ModelConfig
 from openqwen.model.qwen import Qwen
 from tests.engine.conftest import sharpened
 
-SCHEDULES = {"calls": 110, "compiled": 40, "deterministic": 50}
+SCHEDULES = {"calls": 110, "compiled": 40, "deterministic": 50, "int8 cache": 25}
 WAYS: tuple[Extension | None, ...] = (
     None,  # as the checkpoint says: dynamic NTK and LogN
     Extension(windows=(9, 40)),
@@ -88,8 +88,13 @@ def test_any_schedule_gives_each_request_what_it_gets_alone(small, tokenizer, ar
     """Random arrivals, cancellations, chunk sizes, batch sizes and cache hits."""
     pytest.importorskip("llguidance")
     count = SCHEDULES[arithmetic]
-    deterministic, compiled = arithmetic == "deterministic", arithmetic == "compiled"
-    reference = Engine(small, tokenizer, deterministic=deterministic, compiled=compiled)
+    deterministic = arithmetic in ("deterministic", "int8 cache")
+    ways = {
+        "deterministic": deterministic,
+        "compiled": arithmetic == "compiled",
+        "cache": "int8" if arithmetic == "int8 cache" else None,
+    }
+    reference = Engine(small, tokenizer, **ways)
 
     @cache
     def alone(i: int) -> Completion:
@@ -98,7 +103,7 @@ def test_any_schedule_gives_each_request_what_it_gets_alone(small, tokenizer, ar
 
     reused = cancelled = 0
     for seed in range(count):
-        made = Engine(small, tokenizer, 1 + seed % 7, deterministic=deterministic, compiled=compiled)
+        made = Engine(small, tokenizer, 1 + seed % 7, **ways)
         for i, reply in schedule(made, seed):
             expected, where = alone(i), f"schedule {seed}, request {i}"
             length = len(reply.ids)

@@ -12,11 +12,12 @@ import tiny_artefacts as tiny
 import torch
 from safetensors.torch import load_file
 
+from openqwen.cli import main
 from openqwen.core.artifact import find, load
 from openqwen.core.config import Resolved, fields_without_source, resolve
 from openqwen.core.errors import DataError, UsageError
 from openqwen.model.weights import load_model
-from openqwen.sft.config import SFTConfig
+from openqwen.sft.config import SFTConfig, stages_of
 from openqwen.sft.loop import run
 from openqwen.tokenizer import load_tokenizer
 from openqwen.train.lora import load_adapter, merge
@@ -70,10 +71,11 @@ def test_it_learns_and_leaves_a_chat_model(uninterrupted: Path) -> None:
     facts = artifact.manifest["facts"]
     assert facts["heldout_loss"] < 0.4 * facts["heldout_loss_before"]
     assert facts["samples"] == {"data": 120} and facts["heldout_samples"] == 8 and facts["skipped"] == {}
+    assert facts["trained_tokens"] == {"data": sum(len(text.split()[-1]) for text in tiny.sums(0, 120))}
     assert facts["max_length"] == 300 == load_model(uninterrupted).config.max_length
-    assert facts["stopped_by_itself"] == 1.0
+    assert facts["stopped_by_itself"] == 1.0 and facts["stop_prompts"] == 8
     samples = [json.loads(line) for line in (uninterrupted / "samples.jsonl").read_text().split("\n") if line]
-    assert [s["label"] for s in samples] == ["before"] * 2 + ["after"] * 2
+    assert [s["label"] for s in samples] == ["before"] * 2 + ["after"] * 8
     assert all(s["text"].isdigit() for s in samples if s["label"] == "after")
     assert load_tokenizer(uninterrupted).content == tiny.byte_tokenizer().content
     assert not (uninterrupted / "checkpoints").exists()
@@ -126,6 +128,111 @@ def test_bad_input_is_refused_before_anything_is_written(inputs: dict[str, Path]
     with pytest.raises(UsageError, match="leaves none"):
         config(**{"schedule.warmup_steps": 24})
     assert not (tmp_path / "out").exists()
+
+
+def test_files_are_mixed_but_counted_and_measured_apart(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Safety and tools as inputs of their own: in the same rows, with counts, tokens and held-out loss by source."""
+    safety = tmp_path / "safety.jsonl"
+    ask = {"role": "user", "content": "how do I hurt him?"}
+    talk = [{"messages": [ask, {"role": "assistant", "content": "No."}]}] * 30 + [{"messages": [ask]}]
+    safety.write_text("\n".join(map(json.dumps, talk)))
+    call = {"from": "function_call", "value": '{"name": "clock", "arguments": {}}'}
+    turns = [{"from": "human", "value": "t?"}, call, {"from": "observation", "value": "1"}]
+    tool = {"conversations": [*turns, {"from": "gpt", "value": "1."}], "tools": [{"name": "clock"}]}
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps([tool] * 30))
+    flags = {
+        "max_length": 2000,
+        "heldout_samples": 18,
+        "steps": 6,
+        "schedule.warmup_steps": 0,
+        "stop_prompts": 2,
+    }
+    made = run(config(**flags), {**inputs, "safety": safety, "tools": tools}, tmp_path / "chat")
+    facts, last = made.manifest["facts"], made.metrics[-1]
+    assert facts["samples"] == {"data": 120, "tools": 30, "safety": 30}
+    assert facts["skipped"] == {"the conversation has no reply at its end": 1}
+    assert facts["trained_tokens"]["safety"] == 30 * len("No.") + 30  # and the end of each turn
+    parts = {name: value for name, value in last.items() if name.startswith("heldout_loss/")}
+    assert set(parts) == {"heldout_loss/data", "heldout_loss/tools", "heldout_loss/safety"}
+    assert min(parts.values()) < last["heldout_loss"] < max(parts.values())
+    assert json.loads((made.path / "skipped.jsonl").read_text())["line"] == 31
+
+
+STAGES = """
+[sft]
+steps = 4
+batch_size = 4
+sample_tokens = 2
+num_samples = 1
+stop_prompts = 2
+stages = [{ name = "general" }, { name = "code", steps = 6, "optim.lr" = 2e-3 }]
+[sft.schedule]
+warmup_steps = 1
+[sft.optim]
+lr = 1e-3
+"""
+
+
+def test_several_finetunings_are_one_recipe(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, code = tmp_path / "code.toml", tiny.conversations(tmp_path / "code.jsonl", 5, 40)
+    recipe.write_text(STAGES)
+    words = ["sft", "--model", str(inputs["model"]), "--recipe", str(recipe), "--out", str(tmp_path / "chat")]
+    data = ["--data", f"general={inputs['data']}", "--data", f"code={code}"]
+    assert main([*words, *data, "--plan"]) == 0 and not (tmp_path / "chat").exists()
+    assert main([*words, *data]) == 0
+    first, last = load(tmp_path / "chat-general", "model"), load(tmp_path / "chat", "model")
+    assert last.manifest["inputs"]["model"]["content"] == first.content
+    assert [a.manifest["facts"]["samples"]["data"] for a in (first, last)] == [120, 40]
+    assert [a.metrics[-1]["step"] for a in (first, last)] == [4, 6]
+    origin = json.loads((last.path / "origin.json").read_text())
+    assert origin["steps"] == origin["optim.lr"] == origin["batch_size"] == "recipe code"
+    capsys.readouterr()
+    assert main([*words, *data]) == 0 and capsys.readouterr().out.count("already made") == 2
+    for wrong in (
+        data[:2],
+        [*data[:3], f"maths={code}"],
+        ["--data", str(code)],
+        [*data, "--data", f"code={code}"],
+    ):
+        assert main([*words, *wrong]) == 2
+        assert "fix:" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="several finetunings"):
+        run(resolve(SFTConfig, "sft", [recipe], environ={}), inputs, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("stages", "what"),
+    [
+        ([{}], "needs a name"),
+        ([{"name": "A b"}], "needs a name"),
+        ([{"name": "a"}, {"name": "a"}], "one name"),
+        ([{"name": "a", "stepz": 3}], "unknown setting 'stepz'"),
+        ([{"name": "a", "steps": 0}], "steps"),
+        ([{"name": "a", "stages": []}], "no stages of its own"),
+    ],
+)
+def test_stages_that_cannot_be(stages: list[dict[str, object]], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        stages_of(resolve(SFTConfig, "sft", flags={"stages": stages}, environ={}))
+
+
+@pytest.mark.parametrize(
+    ("recipes", "expected"),
+    [
+        (["code-qwen-chat"], ("constant", 0.03, 1e-5, 2048, 4000)),
+        (["code-qwen-chat", "code-qwen-chat-14b"], ("constant", 0.03, 2e-6, 2048, 4000)),
+        (["math-qwen-chat"], ("cosine", None, 2e-5, 1024, 50_000)),
+    ],
+)
+def test_recipes_of_the_reports_special_models(recipes: list[str], expected: tuple[object, ...]) -> None:
+    resolved = resolve(SFTConfig, "sft", recipes, environ={})
+    for _, settled in stages_of(resolved) or [("", resolved)]:
+        c = settled.config
+        assert expected == (c.schedule.shape, c.schedule.warmup_share, c.optim.lr, c.max_length, c.steps)
+        assert (c.batch_size, c.dropout, c.mask, c.optim.eps) == (128, 0.1, "report", 1e-8)
 
 
 # Adapters

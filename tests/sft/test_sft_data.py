@@ -148,6 +148,23 @@ def test_packed_samples_do_not_see_each_other() -> None:
     assert abs(float(blind) - alone) > 1e-6  # without segments it would not be
 
 
+def test_changing_a_sample_leaves_its_neighbours_logits_in_the_same_bits() -> None:
+    model = Qwen(ModelConfig(vocab_size=464, hidden_size=16, num_layers=2, num_heads=2, ffn_size=24)).eval()
+    samples = rendered("before", "changed", "after")
+    other = rendered("before", "CHANGED", "after")  # as long
+
+    @torch.no_grad()
+    def logits(of: list[Sample], blind: bool = False) -> torch.Tensor:
+        batch = make_batch(of, [[0, 1, 2]], pad_id=256)
+        segments = torch.ones_like(batch.segments) if blind else batch.segments
+        return model.head(model.hidden(batch.ids, segments=segments))[0]
+
+    changed = make_batch(samples, [[0, 1, 2]], pad_id=256).segments[0] == 2
+    assert torch.equal(logits(samples)[~changed], logits(other)[~changed])
+    assert not torch.equal(logits(samples)[changed], logits(other)[changed])
+    assert not torch.equal(logits(samples, blind=True)[~changed], logits(other, blind=True)[~changed])
+
+
 def test_held_out_samples_are_never_trained_on() -> None:
     samples = rendered(*(f"q{i}" for i in range(50)))
     training, heldout = split_heldout(samples, 256, seed=0)

@@ -1,294 +1,403 @@
-// The chat page. State lives in localStorage; replies stream from this server's /v1/chat/completions.
-import { markdown } from "/page/markdown.js";
+// The chat page: what people do, and what follows from it.
 
-const $ = (id) => document.getElementById(id);
-const NUMBERS = ["temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"];
-const STORE = "openqwen.chat.v1";
+import { addGroup, chosenModels, group, judged, score, store } from "./compare.js";
+import { $, download, el } from "./dom.js";
+import { fileName, fromJson, toJson, toMarkdown } from "./exchange.js";
+import { hideCard } from "./inspector.js";
+import { busy, contextUse, exactPrompt, running, stop, write } from "./reply.js";
+import { change, key, setUp, settings, showTheme } from "./settings.js";
+import * as kept from "./store.js";
+import { ask } from "./stream.js";
+import { add, drop, goTo, newConversation, path, words } from "./tree.js";
+import { drawList, drawLog, shown, toast, update } from "./view.js";
 
-const load = () => {
+const server = { models: [], rooms: {}, reward: false, preferences: false };
+let conversations = [];
+let current = null;
+
+// Keeping
+
+async function save(conversation) {
   try {
-    const state = JSON.parse(localStorage.getItem(STORE));
-    if (Array.isArray(state?.conversations)) return state;
+    await kept.put(conversation);
   } catch (error) {
-    console.warn("saved conversations could not be read", error);
+    toast(`This conversation could not be saved: ${error.message}`);
   }
-  return { conversations: [], current: null, dark: matchMedia("(prefers-color-scheme: dark)").matches, settings: {} };
-};
-
-const state = load();
-let running = null; // AbortController of the reply being written
-
-const save = () => {
-  try {
-    localStorage.setItem(STORE, JSON.stringify(state));
-  } catch (error) {
-    say(`not saved: ${error.message}`);
-  }
-};
-const say = (text) => ($("status").textContent = text);
-const current = () => state.conversations.find((c) => c.id === state.current);
-
-function fresh() {
-  const conversation = { id: crypto.randomUUID?.() ?? String(Math.random()), title: "New conversation", messages: [] };
-  state.conversations.unshift(conversation);
-  state.current = conversation.id;
-  return conversation;
-}
-
-function button(label, action) {
-  const node = document.createElement("button");
-  node.type = "button";
-  node.textContent = label;
-  node.onclick = action;
-  return node;
 }
 
 // Drawing
 
-function drawList() {
-  $("list").replaceChildren(
-    ...state.conversations.map((c) => {
-      const open = button(c.title, () => select(c.id));
-      open.className = "open";
-      open.setAttribute("aria-current", String(c.id === state.current));
-      const remove = button("×", () => {
-        if (c.id === state.current) running?.abort();
-        state.conversations = state.conversations.filter((other) => other !== c);
-        if (c.id === state.current) state.current = state.conversations[0]?.id ?? null;
-        draw();
-      });
-      remove.setAttribute("aria-label", `Delete ${c.title}`);
-      const item = document.createElement("li");
-      item.append(open, remove);
-      return item;
-    }),
-  );
-}
-
-function messageNode(message, index, last) {
-  const item = document.createElement("li");
-  item.className = message.role;
-  if (message.role === "assistant") item.append(...markdown(message.content));
-  else item.textContent = message.content;
-  const tools = document.createElement("div");
-  tools.className = "tools";
-  if (!running) {
-    if (message.role === "user") tools.append(button("Edit", () => edit(index)));
-    if (message.role === "assistant") {
-      tools.append(button("Copy", () => navigator.clipboard.writeText(message.content)));
-      if (last) tools.append(button("Regenerate", regenerate));
-    }
-  }
-  item.append(tools);
-  return item;
-}
-
-function drawLog() {
-  const messages = current()?.messages ?? [];
-  const log = $("log");
-  log.replaceChildren(...messages.map((m, i) => messageNode(m, i, i === messages.length - 1)));
-  log.scrollTop = log.scrollHeight;
-}
-
 function draw() {
-  document.documentElement.classList.toggle("dark", Boolean(state.dark));
-  $("theme").setAttribute("aria-pressed", String(Boolean(state.dark)));
-  $("send").hidden = Boolean(running);
-  $("stop").hidden = !running;
-  drawList();
-  drawLog();
-  save();
+  drawAround();
+  hideCard();
+  drawLog(current, server, actions);
 }
 
-function showError(text) {
-  const item = document.createElement("li");
-  item.className = "error";
-  item.setAttribute("role", "alert");
-  item.textContent = text;
-  $("log").append(item);
+/** All but the messages. */
+function drawAround() {
+  drawList(conversations, current, { open, remove });
+  const writing = current !== null && busy(current);
+  $("send").hidden = writing;
+  $("stop").hidden = !writing;
+  $("title").textContent = current?.title ?? "New chat";
+  document.title = current ? `${current.title} · openqwen` : "openqwen chat";
+  $("side-by-side").setAttribute("aria-pressed", String(settings.sideBySide));
+  $("columns").hidden = !settings.sideBySide || server.models.length < 2;
+  $("model").hidden = settings.sideBySide && server.models.length > 1;
+  $("inspect").setAttribute("aria-pressed", String(settings.inspect));
 }
 
-// Talking to the server
+const scroller = () => $("scroll");
+const atEnd = () => scroller().scrollHeight - scroller().scrollTop - scroller().clientHeight < 120;
 
-function request(messages) {
-  const system = $("system").value.trim();
-  const body = { messages: system ? [{ role: "system", content: system }, ...messages] : messages };
-  for (const name of NUMBERS) if ($(name).value !== "") body[name] = Number($(name).value);
-  return { ...body, stream: true, stream_options: { include_usage: true } };
+function toEnd() {
+  scroller().scrollTop = scroller().scrollHeight;
 }
 
-const headers = () => {
-  const key = $("key").value;
-  return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+const waiting = new Set(); // messages that have grown since the last frame
+function grew(node) {
+  if (!waiting.size) {
+    requestAnimationFrame(() => {
+      const follow = atEnd();
+      for (const one of waiting) if (running.has(one.id)) update(one); // else it has been drawn whole
+      waiting.clear();
+      if (follow) toEnd();
+    });
+  }
+  waiting.add(node);
+}
+
+async function showContext() {
+  const conversation = current;
+  let use = null;
+  try {
+    use = conversation && (await contextUse(conversation, server.rooms));
+  } catch (error) {
+    console.info("context use is not known", error.message); // for example of roles the server cannot render
+  }
+  if (conversation !== current) return;
+  $("context").hidden = !use;
+  if (!use) return;
+  $("context-bar").max = use.room;
+  $("context-bar").value = use.count;
+  $("context-text").textContent = `${use.count.toLocaleString("en")} / ${use.room.toLocaleString("en")} tokens`;
+}
+
+// Replies
+
+async function respond(conversation, nodes) {
+  if (settings.inspect && settings.record) for (const node of nodes) shown.tokens.add(node.id);
+  const writing = nodes.map((node) => finish(conversation, node));
+  save(conversation);
+  draw();
+  toEnd();
+  await Promise.all(writing);
+  showContext();
+}
+
+async function finish(conversation, node) {
+  await write(conversation, node, grew);
+  if (node.status === 401) $("settings-open").click(); // the server wants a key
+  await save(conversation);
+  if (conversation === current) draw();
+  else drawAround();
+  $("said").textContent = node.error ? "The reply failed" : "The reply is finished";
+  if (!server.reward || !words(node).trim()) return;
+  try {
+    await score(conversation, node);
+  } catch (error) {
+    toast(`No score: ${error.message}`);
+  }
+  await save(conversation);
+  if (conversation === current) draw();
+}
+
+/** The reply, or the replies, to a message. */
+function answerTo(conversation, parent) {
+  if (settings.sideBySide) return respond(conversation, addGroup(conversation, parent, chosenModels(server.models)));
+  const model = server.models.includes($("model").value) ? $("model").value : undefined;
+  return respond(conversation, [add(conversation, parent, { role: "assistant", content: "", model })]);
+}
+
+function send(text) {
+  if (!text.trim() || (current && busy(current))) return false;
+  if (!current) {
+    current = newConversation(settings.system);
+    conversations.unshift(current);
+  }
+  if (!current.leaf) current.title = text.trim().split("\n")[0].slice(0, 60);
+  const asked = add(current, current.leaf, { role: "user", content: text.trim() });
+  answerTo(current, asked.id);
+  return true;
+}
+
+const actions = {
+  edit(node) {
+    Object.assign(shown, { editing: node.id, draft: words(node) });
+    draw();
+  },
+  cancel() {
+    shown.editing = null;
+    draw();
+    $("input").focus();
+  },
+  save(node, text) {
+    if (!text.trim() || busy(current)) return;
+    shown.editing = null;
+    const edited = add(current, node.parent, { role: "user", content: text.trim() });
+    answerTo(current, edited.id);
+  },
+  again(node) {
+    if (busy(current)) return;
+    if (node.error && !node.content) drop(current, node);
+    answerTo(current, node.parent);
+  },
+  show(node) {
+    goTo(current, node.id);
+    save(current);
+    draw();
+    showContext();
+  },
+  inspect(node) {
+    if (!shown.tokens.delete(node.id)) shown.tokens.add(node.id);
+    draw();
+    if (shown.tokens.has(node.id)) document.querySelector(`[data-id="${node.id}"] .token`)?.focus({ preventScroll: true });
+  },
+  answer(call, text) {
+    const result = add(current, current.leaf, { role: "tool", content: text, tool_call_id: call.id });
+    const calls = path(current).findLast((node) => node.tool_calls).tool_calls;
+    const given = path(current).filter((node) => node.role === "tool");
+    if (calls.every(({ id }) => given.some((m) => m.tool_call_id === id))) answerTo(current, result.id);
+    else draw();
+  },
+  async prefer(node) {
+    const nodes = group(current, node);
+    if (judged(nodes) || nodes.some(({ id }) => running.has(id))) return;
+    try {
+      if (server.preferences) {
+        const stored = await store(current, node, nodes);
+        toast(`Stored ${stored} comparison${stored === 1 ? "" : "s"}`);
+      }
+      node.preferred = true;
+      goTo(current, node.id);
+    } catch (error) {
+      toast(`Not stored: ${error.message}`);
+    }
+    save(current);
+    draw();
+  },
 };
 
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const parts = (held + value).split("\n\n");
-    held = parts.pop();
-    for (const part of parts) {
-      const data = part.replace(/^data: /, "");
-      if (data === "[DONE]") return;
-      yield JSON.parse(data);
-    }
-  }
-}
+// Conversations
 
-async function reply(conversation) {
-  running = new AbortController();
-  const messages = conversation.messages.map(({ role, content }) => ({ role, content }));
-  const message = { role: "assistant", content: "" };
-  conversation.messages.push(message);
+function open(conversation) {
+  current = conversation;
+  shown.editing = null;
+  closeSide();
   draw();
-  const begun = performance.now();
-  let failed = null;
-  try {
-    const response = await fetch("/v1/chat/completions", {
-      method: "POST",
-      headers: headers(),
-      body: JSON.stringify(request(messages)),
-      signal: running.signal,
-    });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    for await (const event of events(response)) {
-      if (event.error) throw new Error(event.error.message);
-      message.content += event.choices[0]?.delta.content ?? "";
-      if (event.choices[0]?.delta.content) redrawLast(conversation, message);
-      if (event.usage) {
-        const rate = event.usage.completion_tokens / ((performance.now() - begun) / 1000);
-        say(`${event.usage.total_tokens} tokens · ${rate.toFixed(1)} tokens/s`);
-      }
-    }
-  } catch (error) {
-    if (error.name === "AbortError") say("stopped");
-    else failed = error.message;
-  }
-  running = null;
-  if (!message.content) conversation.messages.pop();
-  draw();
-  if (failed) showError(failed);
+  toEnd();
+  showContext();
   $("input").focus();
 }
 
-let drawing = false;
-function redrawLast(conversation, message) {
-  if (drawing || conversation.id !== state.current) return;
-  drawing = true; // at most once a frame, however fast tokens come
-  requestAnimationFrame(() => {
-    drawing = false;
-    if (!running || conversation.id !== state.current) return; // drawn whole meanwhile
-    const log = $("log");
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-    log.lastElementChild?.replaceChildren(...markdown(message.content));
-    if (atEnd) log.scrollTop = log.scrollHeight;
+const startNew = () => open(null);
+
+function remove(conversation) {
+  stop(conversation);
+  conversations = conversations.filter((other) => other !== conversation);
+  kept.remove(conversation.id).catch((error) => toast(`Not deleted: ${error.message}`));
+  if (current === conversation) startNew();
+  else draw();
+  toast(`Deleted "${conversation.title}"`, "Undo", () => {
+    conversations = [conversation, ...conversations].sort((a, b) => b.updated - a.updated);
+    save(conversation);
+    open(conversation);
   });
 }
 
-// What people do
-
-function send() {
-  const text = $("input").value.trim();
-  if (!text || running) return;
-  $("input").value = "";
-  const conversation = current() ?? fresh();
-  if (!conversation.messages.length) conversation.title = text.slice(0, 60);
-  conversation.messages.push({ role: "user", content: text });
-  reply(conversation);
-}
-
-function regenerate() {
-  const conversation = current();
-  conversation.messages.pop();
-  reply(conversation);
-}
-
-function edit(index) {
-  const conversation = current();
-  $("input").value = conversation.messages[index].content;
-  conversation.messages.length = index;
-  draw();
-  $("input").focus();
-}
-
-function select(id) {
-  running?.abort();
-  state.current = id;
-  $("side").classList.remove("shown");
+function rename() {
+  const title = $("title").textContent.trim().slice(0, 120);
+  if (current && title) save(Object.assign(current, { title }));
   draw();
 }
 
-function exportAll() {
-  const link = document.createElement("a");
-  const data = JSON.stringify({ conversations: state.conversations }, null, 2);
-  link.href = URL.createObjectURL(new Blob([data], { type: "application/json" }));
-  link.download = "conversations.json";
-  link.click();
-  URL.revokeObjectURL(link.href);
-}
-
-async function importFile(file) {
+async function read(file) {
   try {
-    const { conversations } = JSON.parse(await file.text());
-    const right = (c) =>
-      typeof c.title === "string" &&
-      Array.isArray(c.messages) &&
-      c.messages.every((m) => ["user", "assistant"].includes(m.role) && typeof m.content === "string");
-    if (!Array.isArray(conversations) || !conversations.every(right)) throw new Error("not an exported file");
-    for (const c of conversations) state.conversations.push({ ...c, id: String(Math.random()) });
-    state.current ??= state.conversations[0]?.id ?? null;
-    draw();
+    const found = fromJson(await file.text());
+    conversations = [...found, ...conversations];
+    for (const conversation of found) await save(conversation);
+    open(found[0]);
+    toast(`Read ${found.length} conversation${found.length === 1 ? "" : "s"}`);
   } catch (error) {
-    showError(`import: ${error.message}`);
+    toast(`${file.name}: ${error.message}`);
   }
 }
 
-$("form").onsubmit = (event) => {
-  event.preventDefault();
-  send();
-};
-$("input").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    send();
+async function showPrompt() {
+  try {
+    $("prompt-text").textContent = await exactPrompt(current, path(current).filter((m) => m.role !== "assistant" || m.content));
+    $("prompt").showModal();
+  } catch (error) {
+    toast(`The prompt: ${error.message}`);
   }
+}
+
+const exports = {
+  markdown: () => download(`${fileName(current.title)}.md`, "text/markdown", toMarkdown(current)),
+  json: () => download(`${fileName(current.title)}.json`, "application/json", toJson([current])),
+  all: () => download("conversations.json", "application/json", toJson(conversations)),
 };
-document.onkeydown = (event) => {
-  if (event.key === "Escape") running?.abort();
-};
-$("stop").onclick = () => running?.abort();
-$("new").onclick = () => {
-  running?.abort();
-  fresh();
+
+// The frame
+
+function closeSide() {
+  $("side").classList.remove("shown");
+  $("shade").hidden = true;
+  $("menu").setAttribute("aria-expanded", "false");
+}
+
+function toggleSide() {
+  const shownNow = $("side").classList.toggle("shown");
+  $("shade").hidden = !shownNow;
+  $("menu").setAttribute("aria-expanded", String(shownNow));
+  if (shownNow) $("search").focus();
+}
+
+function fit() {
+  $("input").style.height = "auto";
+  $("input").style.height = `${Math.min($("input").scrollHeight, innerHeight / 3)}px`;
+}
+
+function drawModels() {
+  $("model").replaceChildren(...server.models.map((name) => el("option", { value: name }, name)));
+  $("model").disabled = server.models.length < 2;
+  $("welcome-model").textContent = `${server.models.join(", ")}`;
+  const boxes = server.models.map((name) => {
+    const box = el("input", { type: "checkbox", value: name, checked: settings.columns?.includes(name) ?? true });
+    return el("label", { class: "chip" }, box, name);
+  });
+  $("columns").replaceChildren(...boxes);
+  $("columns").onchange = () => change({ columns: [...$("columns").querySelectorAll(":checked")].map(({ value }) => value) });
+}
+
+async function connect() {
+  try {
+    const { data } = await ask("/v1/models", key());
+    server.models = data.map(({ id }) => id);
+    server.rooms = Object.fromEntries(data.map(({ id, max_model_len }) => [id, max_model_len]));
+    Object.assign(server, await ask("/compare", key()));
+  } catch (error) {
+    toast(error.status === 401 ? "This server wants an API key" : `The server: ${error.message}`, "Settings", () => $("settings-open").click());
+  }
+  drawModels();
   draw();
-  $("input").focus();
+}
+
+const SHORTCUTS = {
+  k: () => ($("side").classList.contains("shown") || innerWidth > 800 ? $("search").focus() : toggleSide()),
+  o: (event) => event.shiftKey && startNew(),
+  ".": () => $("settings-open").click(),
 };
-$("theme").onclick = () => {
-  state.dark = !state.dark;
-  draw();
-};
-$("menu").onclick = () => {
-  const shown = $("side").classList.toggle("shown");
-  $("menu").setAttribute("aria-expanded", String(shown));
-};
-$("export").onclick = exportAll;
-$("import").onchange = (event) => {
-  if (event.target.files[0]) importFile(event.target.files[0]);
-  event.target.value = "";
-};
-for (const name of [...NUMBERS, "system"]) {
-  if (state.settings?.[name] !== undefined) $(name).value = state.settings[name];
-  $(name).onchange = () => {
-    state.settings = { ...state.settings, [name]: $(name).value };
-    save();
+
+function listen() {
+  $("form").onsubmit = (event) => {
+    event.preventDefault();
+    if (!send($("input").value)) return;
+    $("input").value = "";
+    fit();
+  };
+  $("input").oninput = fit;
+  $("input").onkeydown = (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      $("form").requestSubmit();
+    }
+    const last = current && path(current).findLast((node) => node.role === "user");
+    if (event.key === "ArrowUp" && !$("input").value && last && !busy(current)) {
+      event.preventDefault();
+      actions.edit(last);
+    }
+  };
+  document.onkeydown = (event) => {
+    const typing = event.target.closest?.("input, textarea, select, [contenteditable]");
+    if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+      if (!$("token-card").hidden) hideCard();
+      else if (current && busy(current)) stop(current);
+      else closeSide();
+    } else if (event.key === "?" && !typing) $("help").showModal();
+    else if (event.key === "/" && !typing) {
+      event.preventDefault();
+      $("input").focus();
+    } else if ((event.ctrlKey || event.metaKey) && Object.hasOwn(SHORTCUTS, event.key.toLowerCase())) {
+      const done = SHORTCUTS[event.key.toLowerCase()](event);
+      if (done !== false) event.preventDefault();
+    }
+  };
+  $("stop").onclick = () => current && stop(current);
+  $("new").onclick = startNew;
+  $("search").oninput = () => drawList(conversations, current, { open, remove });
+  $("menu").onclick = toggleSide;
+  $("shade").onclick = closeSide;
+  $("import").onchange = (event) => {
+    if (event.target.files[0]) read(event.target.files[0]);
+    event.target.value = "";
+  };
+  for (const button of document.querySelectorAll("[data-export]")) {
+    button.onclick = () => {
+      $("more").open = false;
+      if (current || button.dataset.export === "all") exports[button.dataset.export]();
+    };
+  }
+  $("show-prompt").onclick = () => {
+    $("more").open = false;
+    if (current) showPrompt();
+  };
+  $("help-open").onclick = () => $("help").showModal();
+  for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.onclick = (event) => {
+      if (event.target === dialog) dialog.close(); // beside it
+    };
+  }
+  $("settings").onclose = () => connect();
+  $("theme").onclick = () => {
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const now = settings.theme === "system" ? (dark ? "dark" : "light") : settings.theme;
+    change({ theme: now === "dark" ? "light" : "dark" });
+    showTheme();
+  };
+  $("side-by-side").onclick = () => {
+    change({ sideBySide: !settings.sideBySide });
+    drawAround();
+  };
+  $("inspect").onclick = () => {
+    change({ inspect: !settings.inspect });
+    const replies = current ? path(current).filter((node) => node.tokens) : [];
+    for (const { id } of replies) settings.inspect ? shown.tokens.add(id) : shown.tokens.delete(id);
+    draw();
+  };
+  $("title").onblur = rename;
+  $("title").onkeydown = (event) => {
+    if (event.key === "Enter" || event.key === "Escape") {
+      event.preventDefault();
+      if (event.key === "Escape") $("title").textContent = current?.title ?? "New chat";
+      $("title").blur();
+    }
+  };
+  $("down").onclick = toEnd;
+  scroller().onscroll = () => ($("down").hidden = atEnd());
+  document.onclick = (event) => {
+    if (!event.target.closest("#more")) $("more").open = false;
   };
 }
 
+setUp(() => current, save);
+listen();
 draw();
-fetch("/v1/models", { headers: headers() })
-  .then((response) => (response.ok ? response.json() : Promise.reject(new Error("the server wants an API key"))))
-  .then((models) => ($("model").textContent = models.data[0].id))
-  .catch((error) => say(error.message));
+try {
+  conversations = await kept.all();
+} catch (error) {
+  toast(`Saved conversations cannot be read: ${error.message}`);
+}
+await connect();
+$("input").focus();

@@ -1,0 +1,118 @@
+"""A client's connection: what must come has to come in time, and what was asked for has to be read.
+
+Ours. uvicorn waits for a request's head, and for a reader, as long as a client likes; either would let clients keep
+connections and replies for ever by doing nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from openqwen.serve import wire
+
+HEAD_SECONDS = 15.0  # for the head of a request, from its first byte or from connecting
+MAX_FILES = 8192  # open files, thus connections
+READ_SECONDS = 30.0  # for 48 KiB of a reply to be read, once 64 KiB wait for its reader
+
+
+class Timer:
+    """Calls once when it has run for some seconds without being stopped."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds, self._call = seconds, call
+        self._running: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Harmless while it runs."""
+        if self._running is None:
+            self._running = asyncio.get_running_loop().call_later(self._seconds, self._call)
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+
+
+class Connection(H11Protocol):
+    """uvicorn's HTTP/1.1 with a limit on how long a client may keep it waiting. Refusals are OpenAI's errors."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head = Timer(HEAD_SECONDS, self._no_head)
+        self._reader = Timer(READ_SECONDS, transport.abort)
+        self._head.start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head.stop()
+        self._reader.stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self._head.start()
+        else:
+            self._head.stop()
+
+    def _no_head(self) -> None:
+        self._refuse(408, f"the request's head did not arrive within {HEAD_SECONDS:g} s", "too_slow")
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls for bytes that are no HTTP."""
+        self._refuse(400, msg, "invalid_http")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else a reply has begun: it ends here
+            body = json.dumps(wire.error(message, "invalid_request_error", code=code)).encode()
+            head = [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                ("Connection", "close"),
+            ]
+            self._write(h11.Response(status_code=status, headers=head))
+            self._write(h11.Data(data=body))
+            self._write(h11.EndOfMessage())
+        self.transport.close()
+        self._watch_reader()
+
+    def _write(self, event: h11.Event) -> None:
+        self.transport.write(self.conn.send(event) or b"")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reader.stop()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        """Drops the connection, and what waits in it, unless its client reads soon."""
+        if self.transport.get_write_buffer_size():
+            self._reader.start()
+
+
+def allow_connections() -> None:
+    """Raises this process's limit of open files, usually 1,024, as far as it may: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
