@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from openqwen.model.export import Ends
     from openqwen.model.gguf import Vocabulary
+    from openqwen.model.hf import Naming
     from openqwen.model.measure import Measured
     from openqwen.model.stored import Checkpoint
     from openqwen.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Format = Literal["qwen2", "qwen", "gguf", "ollama"]
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_NAMING: dict[Format, Naming] = {"qwen2": "qwen2", "qwen": "qwen1", "gguf": "gguf", "ollama": "gguf"}
 GGUF_FILE = "model.gguf"
 
 
@@ -81,7 +83,7 @@ def export(
     if (folder / "STARTED").exists() and not (folder / "DONE").exists():
         artifact.load(folder, "model")
     checkpoint = open_checkpoint(folder)
-    missing = lost(checkpoint.config, _naming(format))
+    missing = lost(checkpoint.config, _NAMING[format])
     if missing and strict:
         raise UsageError(
             missing, where=f"--format {format} --strict", fix="leave --strict out to export all the same"
@@ -171,11 +173,6 @@ class Job:
         ).text()
 
 
-def _naming(format: Format) -> Any:
-    """By which names the format calls tensors."""
-    return {"qwen": "qwen1", "ollama": "gguf"}.get(format, format)
-
-
 def _folder(job: Job, out: Path, measured: Measured | None) -> None:
     from openqwen.model.export import export_checkpoint, whole_folder
     from openqwen.tokenizer.export import save
@@ -185,7 +182,7 @@ def _folder(job: Job, out: Path, measured: Measured | None) -> None:
         export_checkpoint(
             job.checkpoint,
             folder,
-            _naming(job.format),
+            "qwen1" if job.format == "qwen" else "qwen2",
             ends=job.ends,
             dtype=job.dtype,
             shard_bytes=job.shard_bytes,

@@ -327,7 +327,7 @@ def test_a_tokenizer_that_padding_does_not_explain(
     config = random_model().config.model_copy(update={"vocab_size": 464 + 1024})
     save_model(Qwen(config), tmp_path / "theirs")
     assert (
-        import_(tmp_path / "theirs", "--tokenizer", tiny.tokenizer_artefact(tmp_path / "tok"), "--out", "o")
+        import_(tmp_path / "theirs", "--tokenizer", tiny.tokenizer_artefact(tmp_path / "tok"), "--out", tmp_path / "o")
         == 4
     )
     assert "464 ids, the model 1488 embedding rows: padding does not explain that" in capsys.readouterr().err

@@ -96,7 +96,9 @@ async function respond(conversation, nodes) {
 }
 
 async function finish(conversation, node) {
+  const saving = setInterval(() => save(conversation), 2000); // what is there when the tab is closed
   await write(conversation, node, grew);
+  clearInterval(saving);
   if (node.status === 401) $("settings-open").click(); // the server wants a key
   await save(conversation);
   if (conversation === current) draw();

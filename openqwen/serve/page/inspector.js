@@ -25,15 +25,23 @@ const percent = (logprob) => {
 
 const shade = (logprob) => CUTS.filter((cut) => Math.exp(logprob) >= cut).length;
 
-/** The view of a reply's tokens. */
-export function tokenView(tokens) {
-  const spans = tokens.map((token, i) => span(token, i === 0));
-  const group = el("div", { class: "tokens", role: "group", "aria-label": "Tokens; arrow keys move", onkeydown: move }, ...spans);
+/** Shows a reply as its tokens; of a reply that grows, only the new ones are added. */
+export function showTokens(body, tokens) {
+  let group = body.querySelector(".tokens");
+  if (!group || group.childElementCount > tokens.length) {
+    group = el("div", { class: "tokens", role: "group", "aria-label": "Tokens; arrow keys move", onkeydown: move });
+    body.replaceChildren(group);
+  }
+  const before = group.childElementCount;
+  group.append(...tokens.slice(before).map((token, i) => span(token, before + i === 0)));
+  body.replaceChildren(group, legend(tokens));
+}
+
+function legend(tokens) {
   const mean = tokens.reduce((sum, [, logprob]) => sum + logprob, 0) / tokens.length;
   const summary = `${tokens.length} tokens, perplexity ${Math.exp(-mean).toFixed(2)}`;
   const scale = CUTS.map((cut, i) => el("span", { class: `swatch shade-${i}` }, `< ${100 * cut} %`));
-  const legend = el("p", { class: "legend" }, summary, ...scale, el("span", { class: `swatch shade-${CUTS.length}` }, "likelier"));
-  return el("div", { class: "inspector" }, group, legend);
+  return el("p", { class: "legend" }, summary, ...scale, el("span", { class: `swatch shade-${CUTS.length}` }, "likelier"));
 }
 
 function span([text, logprob, top], first) {

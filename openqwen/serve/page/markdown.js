@@ -272,6 +272,7 @@ export const markdown = (text) => nodesOf(text.split("\n"), 0);
 
 /** Shows a text that grows: blocks that have not changed keep their nodes, so what is selected or scrolled stays. */
 export function grow(container, text) {
+  if (!container.sources) container.replaceChildren();
   const before = container.sources ?? [];
   const found = blocks(text.split("\n"), 0);
   const sources = found.map(([source]) => source);

@@ -43,4 +43,10 @@ export function loadSettings(defaults) {
   }
 }
 
-export const saveSettings = (settings) => localStorage.setItem(SETTINGS, JSON.stringify(settings));
+export function saveSettings(settings) {
+  try {
+    localStorage.setItem(SETTINGS, JSON.stringify(settings));
+  } catch (error) {
+    console.warn("settings are not kept", error); // a browser that keeps nothing; they hold until the tab is closed
+  }
+}

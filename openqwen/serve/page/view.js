@@ -2,7 +2,7 @@
 
 import { badge, columns, group } from "./compare.js";
 import { $, copy, el, iconButton, textButton } from "./dom.js";
-import { tokenView } from "./inspector.js";
+import { showTokens } from "./inspector.js";
 import { grow } from "./markdown.js";
 import { running } from "./reply.js";
 import { callNodes, contentNodes, reactNodes, reactParts } from "./tools.js";
@@ -95,12 +95,13 @@ function reply(node, context, named, rewarded = true) {
 function fill(body, node, { results = [], answer = null } = {}) {
   const react = node.tool_calls ? null : reactParts(words(node));
   body.classList.toggle("writing", running.has(node.id));
-  if (shown.tokens.has(node.id) && node.tokens?.length) body.replaceChildren(tokenView(node.tokens));
+  const tokens = shown.tokens.has(node.id) && node.tokens?.length;
+  if (tokens) showTokens(body, node.tokens);
   else if (react) body.replaceChildren(...reactNodes(react));
   else if (typeof node.content !== "string") body.replaceChildren(...contentNodes(node.content));
   else grow(body, node.content);
   if (node.tool_calls) body.append(...callNodes(node.tool_calls, results, answer && ((call, text) => answer(call, text))));
-  if (node.tool_calls || react) delete body.sources;
+  if (node.tool_calls || react || tokens) delete body.sources; // grow() begins anew
 }
 
 function facts(node) {

@@ -252,6 +252,12 @@ def test_light_and_dark(visit):
     assert back(page) == "rgb(255, 255, 255)"
     page.reload()
     assert back(page) == "rgb(255, 255, 255)"
+    page.route(
+        "**/chat.js", lambda route: route.abort()
+    )  # dark or light is decided before the page's modules run
+    page.reload()
+    assert back(page) == "rgb(255, 255, 255)"
+    visit.wrong.clear()
     assert back(visit(color_scheme="light")) == "rgb(255, 255, 255)"
 
 
@@ -266,6 +272,7 @@ def test_a_phone(scripted):
     reply(page)
     assert page.evaluate("() => document.documentElement.scrollWidth") == 360
     assert page.evaluate("() => document.getElementById('scroll').scrollWidth") <= 360
+    assert page.locator("pre").first.evaluate("(n) => (n.scrollLeft = 50) && n.scrollLeft") == 50
     assert not page.locator("#new").is_visible()
     button(page, "Show conversations").tap()
     page.locator("#new").tap()

@@ -146,6 +146,18 @@ def test_one_model_is_asked_twice(visit):
     assert left != right
 
 
+@pytest.mark.parametrize("width", [1200, 390])
+def test_columns_stand_beside_each_other(scripted, width):
+    page = scripted(events("left " * 100), events("right " * 100), viewport={"width": width, "height": 800})
+    button(page, "Side by side").click()
+    say(page, "x")
+    reply(page)
+    left, right = (page.locator("#log .column").nth(i).bounding_box() for i in range(2))
+    assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+    assert (right["x"] + right["width"] <= width) == (width == 1200)  # a phone scrolls to the second
+    assert page.evaluate("() => document.getElementById('scroll').scrollWidth") <= width
+
+
 def test_equal_replies_are_no_preference(scripted, preferences):
     before = len(records(preferences))
     page = scripted(events("same"), events("same"))
