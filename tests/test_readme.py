@@ -33,6 +33,7 @@ FORM_ONLY = {
     "python3 run.py tour": "takes minutes; tests/tour runs the same stages at their smallest",
     "python3 run.py test": "is what runs this test",
 }
+SCORED = "openqwen data build --input PATH --out out/scored --quality.drop false"
 PAGES = (
     "The old bridge was closed on Monday after an engineer found cracks in two of its arches. Traffic now goes "
     "around by the mill, which takes ten minutes longer, and the baker says that fewer people stop at her shop. "
@@ -115,17 +116,41 @@ def recipe_has_sources(command: str, folder: Path) -> None:
     assert re.search(r"^model\.hidden_size +4096 +report", shown, re.MULTILINE)
 
 
-def documents_become_a_corpus(command: str, folder: Path) -> None:
+def funnel_of_pages(command: str, folder: Path) -> list[dict[str, int]]:
+    """The funnel of a corpus that the command builds of the pages above."""
     pages = folder / "pages"
     pages.mkdir()
     for number, text in enumerate(PAGES):
         page = f"<html><head><title>{number}</title></head><body><main><p>{text}</p></main></body></html>"
         (pages / f"{number}.html").write_text(page, encoding="utf-8")
     output(command.replace("PATH", "pages"), folder)
-    corpus = folder / "out" / "corpus"
+    corpus = folder / command.partition("--out ")[2].split()[0]
     assert (corpus / "DONE").is_file()
-    funnel = json.loads((corpus / "stats.json").read_text(encoding="utf-8"))["funnel"]
-    assert funnel[0]["in"] == len(PAGES) and funnel[-1]["out"] >= 1
+    funnel: list[dict[str, int]] = json.loads((corpus / "stats.json").read_text(encoding="utf-8"))["funnel"]
+    assert funnel[0]["in"] == len(PAGES)
+    return funnel
+
+
+def documents_become_a_corpus(command: str, folder: Path) -> None:
+    assert funnel_of_pages(command, folder)[-1]["out"] >= 1
+
+
+def documents_are_scored(command: str, folder: Path) -> None:
+    assert funnel_of_pages(command, folder)[-1]["out"] == len(PAGES)
+
+
+def thresholds_are_previewed(command: str, folder: Path) -> None:
+    documents_are_scored(SCORED, folder)
+    output(command, folder)
+    page = (folder / "out" / "scored.preview.html").read_text(encoding="utf-8")
+    assert "quality.spam" in page and "<svg" in page
+
+
+def model_scores_documents(command: str, folder: Path) -> None:
+    documents_are_scored(SCORED, folder)
+    output(command, folder)
+    facts = json.loads((folder / "out" / "scores" / "manifest.json").read_text(encoding="utf-8"))["facts"]
+    assert facts["documents"] == len(PAGES)
 
 
 def vocabulary_is_learnt(command: str, folder: Path) -> None:
@@ -290,6 +315,8 @@ ALONE: dict[str, Check] = {
     "openqwen config show ppo --recipe tour": settings_have_sources,
     "openqwen show qwen-7b": recipe_has_sources,
     "openqwen data build --input PATH --out out/corpus": documents_become_a_corpus,
+    SCORED: documents_are_scored,
+    "openqwen data preview out/scored": thresholds_are_previewed,
     "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
     "openqwen plan qwen-7b": needs_are_shown,
@@ -302,6 +329,7 @@ AFTER_A_TOUR: dict[str, Check] = {
     "openqwen sample --prompts PATH --model out/tour/chat --out out/replies": replies_are_drawn,
     "openqwen pairs --replies out/replies --scores PATH --out out/pairs": pairs_are_made,
     "openqwen show out/tour/rlhf": family_tree_is_shown,
+    "openqwen data score --corpus out/scored --model out/tour/base --out out/scores": model_scores_documents,
     "openqwen data review out/tour/corpus": documents_are_reviewed,
     'openqwen data why out/tour/corpus "TEXT" --model out/tour/rlhf': text_has_an_account,
     "openqwen data certificate out/tour/corpus --benchmark PATH --out cert.json": benchmark_is_certified,

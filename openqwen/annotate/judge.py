@@ -18,6 +18,7 @@ from typing import Any
 from openqwen.annotate.config import PairsConfig
 from openqwen.annotate.models import Answerer, ask
 from openqwen.chat.records import read_records
+from openqwen.core.artifact import Run
 from openqwen.core.errors import DataError
 from openqwen.data.primer import true_score
 
@@ -172,7 +173,11 @@ def parse_score(verdict: str) -> float | None:
 
 
 def by_model(
-    model: Answerer, replies: Sequence[Record], prompts: Mapping[str, Record], config: PairsConfig
+    model: Answerer,
+    replies: Sequence[Record],
+    prompts: Mapping[str, Record],
+    config: PairsConfig,
+    stage: Run,
 ) -> Scores:
     """The judge's score of every reply, each by itself: no order that could sway it. A verdict without one is skipped."""
     whole = [reply for reply in replies if "text" in reply]
@@ -180,9 +185,8 @@ def by_model(
         ASK.format(question=_conversation(prompts[reply["prompt"]]), reply=reply["text"]) for reply in whole
     ]
     scores = Scores()
-    for reply, verdict in zip(
-        whole, ask(model, questions, config.max_tokens, config.batch_size, config.seed)
-    ):
+    verdicts = ask(model, questions, config.max_tokens, config, stage)
+    for reply, verdict in zip(whole, verdicts, strict=True):
         found = parse_score(verdict.text)
         if found is None:
             scores.skip(verdict.problem or "the verdict holds no score", reply["line"])

@@ -14,17 +14,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from openqwen.annotate.batches import batched, open_batches
 from openqwen.annotate.config import AskingConfig, RemoteConfig
 from openqwen.chat import chatml
 from openqwen.chat.messages import Message
-from openqwen.core.artifact import load
+from openqwen.core.artifact import Run, load
 from openqwen.core.errors import DataError, OpenQwenError, UsageError
+from openqwen.core.metrics import read_metrics
 from openqwen.engine.sampling import Sampling
 
+ANSWERS = "answers.jsonl"
 BUSY = {408, 409, 425, 429, 500, 502, 503, 504}  # try again
 
 
@@ -176,11 +179,16 @@ def only_model(model: Path | None, config: AskingConfig, what: str) -> Answerer:
     return Remote(config.address, config.remote)
 
 
-def ask(model: Answerer, prompts: Sequence[str], max_tokens: int, batch_size: int, seed: int) -> list[Answer]:
-    """Greedy answers to bare questions."""
-    found: list[Answer] = []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
-        talks = [[{"role": "user", "content": text}] for text in part]
-        found += model.answer(talks, [Decoding(max_tokens, seed=seed)] * len(part))
-    return found
+def ask(
+    model: Answerer, prompts: Sequence[str], max_tokens: int, config: AskingConfig, stage: Run
+) -> list[Answer]:
+    """Greedy answers to bare questions, kept in the stage's answers.jsonl: a stage that was killed goes on with it."""
+    file, start = open_batches(stage, ANSWERS)
+    for number, part in enumerate(batched(prompts, config.batch_size), 1):
+        if number >= start:
+            talks = [[{"role": "user", "content": text}] for text in part]
+            for answer in model.answer(talks, [Decoding(max_tokens, seed=config.seed)] * len(part)):
+                file.write(number, **asdict(answer))
+    file.sync()
+    records = read_metrics(stage.path / ANSWERS)
+    return [Answer(record["text"], record["finished"], record["problem"]) for record in records]

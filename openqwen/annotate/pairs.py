@@ -19,6 +19,7 @@ from openqwen.annotate.models import only_model
 from openqwen.annotate.sample import FILE
 from openqwen.core.artifact import (
     Artifact,
+    Run,
     canonical,
     find,
     open_inputs,
@@ -39,7 +40,7 @@ def run(resolved: Resolved[PairsConfig], inputs: dict[str, Path], out: Path) -> 
     with stage_run(out, "pairs", resolved, opened) as stage:
         replies = list(read_jsonl(inputs["replies"] / FILE))
         prompts = {record["id"]: record for record in read_jsonl(inputs["replies"] / "prompts.jsonl")}
-        scores = judge(config, inputs, replies, prompts)
+        scores = judge(config, inputs, replies, prompts, stage)
         asked = len(scores.of) + scores.num_skipped
         if scores.num_skipped > config.max_bad_share * asked:
             reason, lines = next(iter(scores.skipped.items()))
@@ -94,14 +95,18 @@ def check(config: PairsConfig, inputs: Mapping[str, Path]) -> None:
 
 
 def judge(
-    config: PairsConfig, inputs: Mapping[str, Path], replies: Sequence[Record], prompts: Mapping[str, Record]
+    config: PairsConfig,
+    inputs: Mapping[str, Path],
+    replies: Sequence[Record],
+    prompts: Mapping[str, Record],
+    stage: Run,
 ) -> Scores:
     """The scores of the configured judge."""
     if config.judge == "people":
         return by_people(inputs["scores"], replies)
     if config.judge == "rules":
         return by_rule(replies, prompts, config)
-    return by_model(only_model(inputs.get("model"), config, "judging"), replies, prompts, config)
+    return by_model(only_model(inputs.get("model"), config, "judging"), replies, prompts, config, stage)
 
 
 def form(

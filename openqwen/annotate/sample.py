@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from openqwen.annotate.batches import batched, open_batches
 from openqwen.annotate.config import SampleConfig
 from openqwen.annotate.models import Answer, Answerer, Decoding, Local, Remote
 from openqwen.annotate.prompts import Prompt, read_prompts
@@ -73,10 +74,8 @@ def choose(prompts: Sequence[Prompt], config: SampleConfig) -> list[Prompt]:
 
 def draw(prompts: Sequence[Prompt], paths: Sequence[Path], config: SampleConfig, stage: Run) -> None:
     """All replies, batch after batch, from the first that is not written yet."""
-    done = [record["step"] for record in read_metrics(stage.path / FILE)] if stage.resumed else []
-    start = max(done, default=1)  # the last one may lack records
-    file = stage.open_metrics(start - 1 if done else None, FILE)
-    batches = [list(batch) for batch in _batches(jobs(prompts, config), config.batch_size)]
+    file, start = open_batches(stage, FILE)
+    batches = list(batched(jobs(prompts, config), config.batch_size))
     names = unique([path.name for path in paths] + [a.partition("#")[2] for a in config.every_address])
     with Progress("replies", len(batches) * len(names)) as bar:
         for turn, name in enumerate(names):
@@ -120,17 +119,6 @@ def jobs(prompts: Sequence[Prompt], config: SampleConfig) -> Iterator[Job]:
                 setting = {"temperature": temperature, "top_p": top_p}
                 for number in range(config.replies if temperature > 0 else 1):
                     yield Job(prompt, setting, number)
-
-
-def _batches(items: Iterator[Job], size: int) -> Iterator[list[Job]]:
-    batch: list[Job] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def answered(model: Answerer, name: str, batch: Sequence[Job], config: SampleConfig) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from openqwen.annotate.select import Tags, balanced, coverage
 from openqwen.annotate.tags import ASK, by_rules, by_terms, keep_frequent, normalise, parse_tags
 from openqwen.core.artifact import (
     Artifact,
+    Run,
     find,
     open_inputs,
     stage_run,
@@ -44,7 +45,7 @@ def run(resolved: Resolved[TagsConfig], inputs: dict[str, Path], out: Path) -> A
         )
     with stage_run(out, "prompts", resolved, opened) as stage:
         prompts, skipped = read_prompts(inputs["prompts"], config.max_bad_share)
-        raw = tag(prompts, config, inputs.get("model"))
+        raw = tag(prompts, config, inputs.get("model"), stage)
         tags = keep_frequent(raw, config.min_count, config.max_tags)
         if not any(tags):
             raise DataError(
@@ -82,7 +83,9 @@ def run(resolved: Resolved[TagsConfig], inputs: dict[str, Path], out: Path) -> A
     return done
 
 
-def tag(prompts: Sequence[Prompt], config: TagsConfig, model: Path | None) -> list[frozenset[str]]:
+def tag(
+    prompts: Sequence[Prompt], config: TagsConfig, model: Path | None, stage: Run
+) -> list[frozenset[str]]:
     """The tags of every prompt, as the configured tagger gives them."""
     texts = [prompt.text for prompt in prompts]
     if config.tagger == "given":
@@ -90,8 +93,13 @@ def tag(prompts: Sequence[Prompt], config: TagsConfig, model: Path | None) -> li
     if config.tagger == "model":
         asked = only_model(model, config, "tagging")
         questions = [ASK.format(text=text) for text in texts]
-        answers = ask(asked, questions, config.max_tokens, config.batch_size, config.seed)
+        answers = ask(asked, questions, config.max_tokens, config, stage)
         return [parse_tags(answer.text) for answer in answers]  # none where a prompt does not fit
+    return by_rules_and_terms(texts, config)
+
+
+def by_rules_and_terms(texts: Sequence[str], config: TagsConfig) -> list[frozenset[str]]:
+    """The tags that need no model."""
     terms = by_terms(texts, config.terms, config.term_share)
     return [by_rules(text) | more for text, more in zip(texts, terms)]
 

@@ -55,6 +55,7 @@ _EXTRA = {
     "transformers": "hf",
     "huggingface_hub": "hf",
     "sentencepiece": "hf",
+    "torchao": "quantise",
 }
 
 

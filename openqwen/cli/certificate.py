@@ -52,9 +52,9 @@ def show(stated: Mapping[str, Any]) -> None:
     for name, what in (
         ("hits", "that overlap with it are in"),
         ("removed", "that overlap with it were dropped"),
+        ("cut", "that overlapped with it are in without that part"),
     ):
         found = stated[name]
         note(f"  documents {what}: {found['documents']}")
         for one in found["named"][:5]:
             note(f"    {one['document']}: {', '.join(one['items'][:5])}")
-    note(f"  documents of which a part was cut out, for any benchmark: {stated['cut']}")

@@ -70,7 +70,7 @@ def _difference(saved: Path, config: Config) -> str:
 
 
 def _pretrain(resolved: Resolved[PretrainConfig], inputs: Inputs) -> None:
-    artifact.open_inputs(inputs, {"tokens": "tokens", "tokenizer": "tokenizer", "model": "model"})
+    artifact.open_inputs(inputs, {"tokens": "tokens", "tokenizer": ("tokenizer", "model"), "model": "model"})
     train = _tokens_of(inputs["tokens"], "train", inputs["tokenizer"])
     context = resolved.config.context
     if len(train) <= context:

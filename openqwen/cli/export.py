@@ -17,7 +17,7 @@ from openqwen.core import artifact
 from openqwen.core.artifact import write_atomic
 from openqwen.core.console import note
 from openqwen.core.errors import UsageError
-from openqwen.core.hub import local_folder
+from openqwen.core.hub import hub_name, local_folder, revision_of
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,19 @@ def export(
         raise UsageError("nothing is lost", where=f"--format {format} --measure", fix="leave --measure out")
     tok = load_tokenizer(tokenizer or folder)
     check_rows(tok.vocab_size, checkpoint.config.vocab_size, str(tokenizer or model))
-    job = Job(checkpoint, tok, format, dtype, shard_bytes, chat, model.absolute().name, license, missing)
+    named, commit = hub_name(model), revision_of(folder)
+    job = Job(
+        checkpoint=checkpoint,
+        tok=tok,
+        format=format,
+        dtype_name=dtype,
+        shard_bytes=shard_bytes,
+        chat=chat,
+        name=model.absolute().name,
+        license=license,
+        missing=missing,
+        fetched=(named[0], commit) if named and commit else None,
+    )
     measured = None if measure is None else job.measure(measure)
     _WRITERS[format](job, out, measured)
     note(f"{format}: {out}")
@@ -114,6 +126,7 @@ class Job:
     name: str
     license: str | None
     missing: str | None
+    fetched: tuple[str, str] | None  # name and commit of a model of the hub
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -167,6 +180,7 @@ class Job:
             dtype=str(self.dtype or stored).removeprefix("torch."),
             chat=self.is_chat,
             source=artifact.find(self.checkpoint.folder),
+            fetched=self.fetched,
             license=self.license,
             lost=self.missing,
             measured=measured,

@@ -33,16 +33,17 @@ class Run:
     reading: Reading
 
 
-def runs_on(corpus: Artifact, model: Path, tokens: Path | None = None) -> list[Run]:
+def runs_on(corpus: Artifact, model: Path) -> list[Run]:
     """The runs on a corpus that led to a model, the first one first. DataError if there is none.
 
-    model: an artefact; with its tokens also a checkpoint of pretraining that goes on still.
+    model: an artefact, or a checkpoint of pretraining that goes on still.
     """
-    if tokens is None:
-        found = list(_runs(corpus, artifact.load(model, ("model", "reward"))))
-    else:
-        own = artifact.load(tokens, "tokens")
-        found = [_unfinished(model, own)] if _is_on(corpus, own) else []
+    step = _CHECKPOINT.fullmatch(model.name)
+    found = list(
+        _unfinished(corpus, model, int(step[1]))
+        if step
+        else _runs(corpus, artifact.load(model, ("model", "reward")))
+    )
     if not found:
         raise DataError(
             "neither this model nor one it came from was trained on this corpus",
@@ -59,34 +60,25 @@ def _runs(corpus: Artifact, model: Artifact) -> Iterator[Run]:
             yield from _runs(corpus, _input(model, name, ("model", "reward")))
     if "tokens" in inputs:
         tokens = _input(model, "tokens", "tokens")
-        if _is_on(corpus, tokens):
+        if tokens.manifest["inputs"].get("corpus", {}).get("content") == corpus.content:
             stage, reading = _reading(model)
             yield Run(model.path, stage, tokens, reading)
 
 
-def _is_on(corpus: Artifact, tokens: Artifact) -> bool:
-    return tokens.manifest["inputs"].get("corpus", {}).get("content") == corpus.content
+def _unfinished(corpus: Artifact, checkpoint: Path, step: int) -> Iterator[Run]:
+    """The runs that led to a checkpoint; the last has come to `step` of it."""
+    path = checkpoint.resolve().parent.parent
+    known = path / "manifest.json"
+    if not checkpoint.is_dir() or not known.is_file():
+        raise DataError("no checkpoint there", where=str(checkpoint), fix="give out/RUN/checkpoints/step-N")
+    told = json.loads(known.read_text(encoding="utf-8"))
+    for run in _runs(corpus, Artifact(path, told["kind"], told["fingerprint"], content="")):
+        yield run if run.path != path else replace(run, reading=_until(run.reading, step))
 
 
-def _unfinished(checkpoint: Path, tokens: Artifact) -> Run:
-    """The run that has come to a checkpoint. DataError if it reads other tokens: only its fingerprint tells."""
-    named, path = _CHECKPOINT.fullmatch(checkpoint.name), checkpoint.resolve().parent.parent
-    started = path / "STARTED"
-    if named is None or not checkpoint.is_dir() or not started.is_file():
-        raise DataError(
-            "no checkpoint there",
-            where=str(checkpoint),
-            fix="give out/RUN/checkpoints/step-N, or without --tokens the folder of a finished run",
-        )
-    config = load_saved(PretrainConfig, path / "config.toml")
-    inputs = {"tokens": tokens, "tokenizer": _input(tokens, "tokenizer", "tokenizer")}
-    if started.read_text(encoding="utf-8").strip() != artifact.fingerprint("model", config, inputs):
-        raise DataError(
-            "this run began with other tokens, or with a model to go on from",
-            where=str(path),
-            fix="name the tokens it reads with --tokens, or wait until it is finished",
-        )
-    return Run(path, "pretrain", tokens, replace(_pretrain(config), batches=int(named[1])))
+def _until(reading: Reading, step: int) -> Reading:
+    """What a run has read that has come to a step."""
+    return replace(reading, batches=min(reading.batches, max(0, step - reading.before) * reading.per_step))
 
 
 def _pretrain(config: PretrainConfig) -> Reading:

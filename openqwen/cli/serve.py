@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,13 @@ from openqwen.core.errors import UsageError
 Compiled = Annotated[
     bool | None,
     Parameter(help="Decode by compiled code; left out: where a C++ compiler is, or a line says why not."),
+]
+Quantise = Annotated[
+    Literal["int8", "int4"] | None,
+    Parameter(help="Hold the weights in 8 or 4 bits: less memory, a little less exact. Needs torchao."),
+]
+Cache = Annotated[
+    Literal["int8"] | None, Parameter(help="Hold what was read in 8 bits: more and longer replies at once.")
 ]
 
 
@@ -22,11 +29,21 @@ def chat(
     top_p: float = 0.8,
     max_tokens: int = 256,
     compiled: Compiled = None,
+    quantise: Quantise = None,
+    cache: Cache = None,
 ) -> int:
     """Chats in the terminal: /reset, /system TEXT, /quit; Ctrl-C stops a reply, Ctrl-D ends."""
     from openqwen.serve.terminal import chat as terminal_chat
 
-    terminal_chat(model, temperature=temperature, top_p=top_p, max_tokens=max_tokens, compiled=compiled)
+    terminal_chat(
+        model,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        compiled=compiled,
+        quantise=quantise,
+        cache=cache,
+    )
     return 0
 
 
@@ -41,6 +58,8 @@ def serve(
     max_length: int | None = None,
     max_waiting: int = 1024,
     compiled: Compiled = None,
+    quantise: Quantise = None,
+    cache: Cache = None,
     also: list[str] | None = None,
     reward: Path | None = None,
     preferences: Path | None = None,
@@ -78,6 +97,8 @@ def serve(
         max_length=max_length,
         max_waiting=max_waiting,
         compiled=compiled,
+        quantise=quantise,
+        cache=cache,
         also=named_paths(also or []),
         reward=reward,
         preferences=preferences,

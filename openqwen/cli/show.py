@@ -157,18 +157,7 @@ def chat(
     return 0
 
 
-_KINDS = (
-    "primer",
-    "corpus",
-    "tokenizer",
-    "tokens",
-    "model",
-    "context",
-    "reward",
-    "agent-eval",
-    "evals",
-    "report",
-)
+_KINDS = tuple(dict.fromkeys(stage.kind for stage in STAGES.values()))
 
 
 def family(found: Artifact) -> Tree:

@@ -15,7 +15,6 @@ from openqwen.cli.common import AsJson
 from openqwen.cli.settings import print_json
 from openqwen.core import artifact
 from openqwen.core.console import console, note
-from openqwen.core.errors import UsageError
 
 _LISTED = 5  # copies that are named
 _RANGES = 12  # runs of steps that are named
@@ -31,10 +30,10 @@ def why(
     ],
     *,
     model: Annotated[
-        Path | None, Parameter(help="A model: at which steps of the runs that led to it was the text seen?")
-    ] = None,
-    tokens: Annotated[
-        Path | None, Parameter(help="With a checkpoint of a run that goes on still: the tokens it reads.")
+        Path | None,
+        Parameter(
+            help="A model, or a checkpoint of a run that goes on still: at which steps was the text seen?"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -45,8 +44,6 @@ def why(
     from openqwen.data.account import Account
     from openqwen.data.why import explain, find
 
-    if tokens is not None and model is None:
-        raise UsageError("--tokens says what a run reads", fix="name its checkpoint with --model too")
     account = Account(artifact.load(corpus, "corpus"))
     if question == "-":
         question = sys.stdin.read()
@@ -54,7 +51,7 @@ def why(
     if model is not None:
         from openqwen.cli.seen import runs_on
 
-        runs = runs_on(account.corpus, model, tokens)
+        runs = runs_on(account.corpus, model)
     found, count = find(account, question, None if as_json else "search")
     told = []
     for one in found:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import openqwen
-from openqwen.core.config import Config, Resolved, dump_toml
+from openqwen.core.config import Config, Resolved, dump_toml, reads_files
 from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.core.metrics import Metrics, read_metrics
 
@@ -189,15 +189,42 @@ def load(path: Path | str, kind: str | tuple[str, ...]) -> Artifact:
 
 
 def fingerprint(kind: str, config: Config, inputs: Mapping[str, Artifact | Path]) -> str:
-    """Identity of a run before it happens: kind, settings, contents of the inputs, format version."""
+    """Identity of a run before it happens: kind, settings and what they name, contents of the inputs, version."""
     return digest(
         {
             "kind": kind,
             "version": openqwen.__version__,
-            "config": config.model_dump(mode="json"),
+            "config": _settings(config),
             "inputs": {name: input_content(value) for name, value in sorted(inputs.items())},
         }
     )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The settings of a run as JSON; with the names of files and artefacts goes what they hold."""
+    values = config.model_dump(mode="json")
+    for name in values:
+        value, info = getattr(config, name), type(config).model_fields[name]
+        if isinstance(value, Config):
+            values[name] = _settings(value)
+        elif reads_files(info):
+            values[name] = _named(values[name])
+    return values
+
+
+def _named(value: Any) -> Any:
+    """What a setting's paths lead to: an artefact's content wherever it is, of others the path and the content.
+
+    What is not there, and what is in an object store, is known by its name alone.
+    """
+    if isinstance(value, dict):
+        return {key: _named(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_named(own) for own in value]
+    if value is None or not Path(value).exists():
+        return value
+    found = find(Path(value))
+    return found.content if found else [value, input_content(Path(value))]
 
 
 def input_content(value: Artifact | Path) -> str:
@@ -248,6 +275,7 @@ class Run:
     resumed: bool  # the directory holds an unfinished run of the same fingerprint
     inputs: Mapping[str, Artifact | Path]
     seed: int | None = None
+    _known: dict[str, Any] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)
     _began: float = field(default_factory=time.time)
     _metrics: list[Metrics] = field(default_factory=list)
@@ -273,6 +301,18 @@ class Run:
         with (self.path / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
+    def _begin(self) -> None:
+        """Writes what is known before it ends, so that a checkpoint can tell what its run reads."""
+        self._known = {
+            "kind": self.kind,
+            "fingerprint": self.fingerprint,
+            "inputs": {
+                name: {"path": _relative(value, self.path), "content": input_content(value)}
+                for name, value in self.inputs.items()
+            },
+        }
+        write_json(self.path / "manifest.json", self._known)
+
     def _finish(self) -> Artifact:
         for file in self._metrics:
             file.close()
@@ -283,13 +323,8 @@ class Run:
         write_json(
             self.path / "manifest.json",
             {
-                "kind": self.kind,
-                "fingerprint": self.fingerprint,
+                **self._known,
                 "content": content,
-                "inputs": {
-                    name: {"path": _relative(value, self.path), "content": input_content(value)}
-                    for name, value in self.inputs.items()
-                },
                 "outputs": outputs,
                 "facts": self._facts,
                 "seed": self.seed,
@@ -356,6 +391,7 @@ def stage_run(
         write_atomic(path / "config.toml", dump_toml(config))
         write_json(path / "origin.json", resolved.origin)
         run = Run(path, kind, mark, resumed, inputs, getattr(config, "seed", None))
+        run._begin()
         try:
             yield run
         except OSError as error:

@@ -103,14 +103,19 @@ class Config(BaseModel):
         return {key: None if key in absent else value for key, value in values.items()}
 
 
-def setting(default: Any = PydanticUndefined, *, source: str, doc: str = "", **limits: Any) -> Any:
+def setting(
+    default: Any = PydanticUndefined, *, source: str, doc: str = "", reads: bool = False, **limits: Any
+) -> Any:
     """A field with its source. `limits` are pydantic's (gt, ge, lt, le, ...).
 
+    reads: it names files or artefacts, so what they hold is part of a run's identity.
     For a nested table use `setting(Optim(), source="ours")` or leave the default out to require a value.
     """
     if not source.startswith(SOURCES):
         raise ValueError(f"source {source!r} must begin with one of {SOURCES}")
-    return Field(default, description=doc or None, json_schema_extra={"source": source}, **limits)
+    return Field(
+        default, description=doc or None, json_schema_extra={"source": source, "reads": reads}, **limits
+    )
 
 
 def fields_without_source(cls: type[BaseModel], prefix: str = "") -> list[str]:
@@ -128,6 +133,12 @@ def source_of(info: Any) -> str:
     """The documented source of a field, empty if it has none."""
     extra = info.json_schema_extra
     return str(extra.get("source", "")) if isinstance(extra, dict) else ""
+
+
+def reads_files(info: Any) -> bool:
+    """Whether a field names files or artefacts."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("reads"))
 
 
 def _table_in(annotation: Any) -> type[BaseModel] | None:

@@ -15,7 +15,7 @@ from openqwen.core.errors import DataError, MissingTool, OpenQwenError
 
 WEIGHTS = ("*.safetensors",)
 SETTINGS = ("*.json", "*.tiktoken")
-_NAME = re.compile(r"([A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+_NAME = re.compile(r"([A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@((?!.*\.\.)[\w./-]+))?", re.ASCII)
 _FILES = (".bin", ".gguf", ".json", ".jsonl", ".pt", ".pth", ".safetensors", ".tiktoken", ".toml")
 
 

@@ -20,6 +20,7 @@ from openqwen.core.console import Progress
 from openqwen.core.errors import DataError, MissingTool
 from openqwen.core.jsonl import read_jsonl_zst
 from openqwen.data.config import DataConfig
+from openqwen.data.decontaminate import CUT
 
 COPIES = ("exact", "fuzzy")  # steps whose `of` is a document; decontaminate's is an item of a benchmark
 KEPT = ("train", "valid")
@@ -83,6 +84,14 @@ class Account:
     def folders(self) -> list[str]:
         """All folders that hold documents."""
         return [*KEPT, *(f"dropped/{step}" for step in self.steps)]
+
+    @property
+    def evidence(self) -> list[str]:
+        """Folders of documents that overlap with benchmarks: those dropped for it, and pages before they were cut."""
+        if "decontaminate" not in self.steps:
+            return []
+        cut = [CUT] if self.config.decontaminate.overlap == "cut" else []
+        return ["dropped/decontaminate", *cut]
 
     def tables(self, columns: Sequence[str]) -> Iterator[Any]:
         """Some columns of each part's table of verdicts, in order of parts and rows (pyarrow tables)."""

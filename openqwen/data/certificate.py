@@ -21,14 +21,15 @@ from openqwen.core.artifact import Artifact, damage, digest, sha256_file, write_
 from openqwen.core.errors import DataError
 from openqwen.data import leaks
 from openqwen.data.account import KEPT, Account
-from openqwen.data.decontaminate import Hits, Index, phrases, read_benchmarks, spread
+from openqwen.data.decontaminate import CUT, Hits, Index, phrases, read_benchmarks, spread
 from openqwen.data.items import ENDINGS
 from openqwen.data.task import code_of
 
-FORM = "openqwen contamination certificate 1"
+FORM = "openqwen contamination certificate 2"
 NAMED = 100  # documents that are named
 _AT_ONCE = 256  # documents that are scanned together
-_DROPPED = "dropped/decontaminate"
+# Folder of a document -> what a certificate says of it if it overlaps.
+_TOLD = {**dict.fromkeys(KEPT, "hits"), "dropped/decontaminate": "removed", CUT: "cut"}
 
 
 def certify(corpus: Artifact, benchmark: Path, out: Path, label: str | None = None) -> dict[str, Any]:
@@ -66,41 +67,40 @@ def _identity(corpus: Artifact) -> dict[str, Any]:
 
 
 def _measured(account: Account, benchmark: Path, label: str | None) -> dict[str, Any]:
-    """{"items", "too_short", "documents", "hits", "removed", "cut"} of a corpus and of what it dropped for overlap.
+    """{"items", "too_short", "documents", "hits", "removed", "cut"} of a corpus and of what it took out for overlap.
 
     hits: documents that are in and overlap. removed: those dropped for overlap that overlap with this benchmark. cut:
-    documents that lost a part, to whichever benchmark. Phrases are counted in all of these, as the stage counts them.
+    those that are in and overlapped with it only before a part was cut out. Phrases are counted in all of these as
+    they were before the cut, as the stage counts them.
     """
     config = account.config.decontaminate
     index = Index(read_benchmarks([benchmark]), config)
-    folders = [*KEPT, *([_DROPPED] if _DROPPED in account.folders else [])]
+    folders = [*KEPT, *account.evidence]
     documents, counts = account.documents(folders, label), []
-    scanned: list[
-        tuple[list[tuple[bool, str]], Hits]
-    ] = []  # of batches with hits: (kept, id) of each document
-    seen = cut = 0
+    scanned: list[tuple[list[tuple[str, str]], Hits]] = []  # with (folder, id) of each document of a batch
+    seen = 0
     while batch := list(islice(documents, _AT_ONCE)):
         hits = index.scan([document.record["text"] for document in batch])
-        counts.append(spread(hits))
+        whole = np.array([d.folder not in KEPT or CUT not in d.record["scores"] for d in batch])
+        counts.append(spread(hits.where(whole[hits.documents])))
         if len(hits.runs):
-            scanned.append(([(d.folder in KEPT, d.record["id"]) for d in batch], hits))
+            scanned.append(([(d.folder, d.record["id"]) for d in batch], hits))
         seen += sum(d.folder in KEPT for d in batch)
-        cut += sum(d.folder in KEPT and "cut" in d.record["scores"] for d in batch)
     common = phrases(counts, config)
-    found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in _TOLD.values()}
     for names, hits in scanned:
         own = index.evidence(hits, common)
         for number in np.unique(own.documents).tolist():
-            kept, ident = names[number]
+            folder, ident = names[number]
             items = {index.items[i].id for i in own.items[own.documents == number].tolist()}
-            found[kept].append({"document": ident, "items": sorted(items)[:NAMED]})
+            found[_TOLD[folder]].append({"document": ident, "items": sorted(items)[:NAMED]})
+    still = {one["document"] for one in found["hits"]}
+    found["cut"] = [one for one in found["cut"] if one["document"] not in still]
     return {
         "items": len(index.items),
         "too_short": len(index.too_short),
         "documents": seen,
-        "hits": {"documents": len(found[True]), "named": found[True][:NAMED]},
-        "removed": {"documents": len(found[False]), "named": found[False][:NAMED]},
-        "cut": cut,
+        **{name: {"documents": len(those), "named": those[:NAMED]} for name, those in found.items()},
     }
 
 

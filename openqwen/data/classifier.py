@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from openqwen.core.artifact import read_jsonl
 from openqwen.core.errors import DataError
 from openqwen.data.config import TrainingConfig
 from openqwen.data.documents import Document, Dropped
-from openqwen.data.text import batches, grams, token_stream
+from openqwen.data.text import batches, code_points, grams, token_stream
 
 EXAMPLES = Path(__file__).with_name("examples.jsonl")
 BITS = 18
@@ -52,16 +53,25 @@ def judges(source: str, lang: str) -> bool:
 
 def features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sparse rows (row, column, value): hashed runs of 1 to 3 tokens, of unit length together, and `punctuation`."""
-    rows, columns = [], []
+    rows, columns, values = [], [], []
     for start, stop in batches(texts):
-        stream = token_stream(texts[start:stop])
-        for n in (1, 2, 3):
-            runs = grams(stream, n)
-            rows.append(np.repeat(np.arange(start, stop), np.diff(runs.bounds)))
-            columns.append((runs.hashes >> np.uint64(64 - BITS)).astype(np.int64))
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    pairs, counts = np.unique(row * (1 << BITS) + column, return_counts=True)
-    row, column, value = pairs >> BITS, pairs & ((1 << BITS) - 1), np.sqrt(counts)
+        row, column, value = _features(texts[start:stop])
+        rows.append(row + start)
+        columns.append(column)
+        values.append(value)
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
+
+
+def _features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    stream = token_stream(texts)
+    runs = [grams(stream, n) for n in (1, 2, 3)]
+    row = np.concatenate([np.repeat(np.arange(len(texts)), np.diff(own.bounds)) for own in runs])
+    column = np.concatenate([own.hashes >> np.uint64(64 - BITS) for own in runs]).astype(np.int64)
+    # Three runs of ascending rows: a sort that merges runs is faster than that of np.unique.
+    pairs = np.sort(row << BITS | column, kind="stable")
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))
+    row, column = pairs[first] >> BITS, pairs[first] & ((1 << BITS) - 1)
+    value = np.sqrt(np.diff(first, append=len(pairs)))
     norm = np.sqrt(np.bincount(row, weights=value**2, minlength=len(texts)))
     marks = punctuation(texts)
     marked, mark = np.nonzero(marks)
@@ -74,9 +84,21 @@ def features(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def punctuation(texts: Sequence[str]) -> np.ndarray:
     """How often the marks of advertising occur per character, (texts, marks), scaled to matter."""
-    counts = [[text.count(mark) for mark in _MARKS] for text in texts]
-    lengths = np.array([[max(20, len(text))] for text in texts])
-    return np.minimum(np.array(counts, float).reshape(len(texts), len(_MARKS)) / lengths * 20, 1.0)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    marks = _mark_numbers().take(code_points("".join(texts)))
+    places = np.flatnonzero(marks)
+    text = np.searchsorted(np.cumsum(lengths), places, "right")
+    size = len(texts) * len(_MARKS)
+    counts = np.bincount(text * len(_MARKS) + marks[places] - 1, minlength=size).reshape(-1, len(_MARKS))
+    return np.minimum(counts / np.maximum(lengths, 20)[:, None] * 20, 1.0)
+
+
+@cache
+def _mark_numbers() -> np.ndarray:
+    """The number from 1 on of each of the marks among the code points, 0 for all others, (0x110000,) uint8."""
+    table = np.zeros(0x110000, np.uint8)
+    table[[ord(mark) for mark in _MARKS]] = np.arange(1, len(_MARKS) + 1)
+    return table
 
 
 @dataclass(frozen=True)
@@ -99,10 +121,12 @@ class HashedLinear:
         used, column = np.unique(column, return_inverse=True)  # the other weights stay zero
         weights, bias = np.zeros(len(used)), 0.0
         balance = np.where(y > 0, 0.5 / y.sum(), 0.5 / (len(y) - y.sum()))
+        apart = _apart(row)
+        rows, values, columns = row[apart], value[apart], column[apart]
         for _ in range(config.steps):
-            logits = np.bincount(row, weights=value * weights[column], minlength=len(y)) + bias
+            logits = np.bincount(rows, weights=values * weights.take(columns), minlength=len(y)) + bias
             error = (_sigmoid(logits) - y) * balance
-            slope = np.bincount(column, weights=value * error[row], minlength=len(used))
+            slope = np.bincount(column, weights=value * error.take(row), minlength=len(used))
             weights -= config.rate * (slope + config.decay * weights)
             bias -= config.rate * float(error.sum())
         whole = np.zeros(_COLUMNS, np.float32)
@@ -135,6 +159,17 @@ class HashedLinear:
         return _sigmoid(
             np.bincount(row, weights=value * self.weights[column], minlength=len(texts)) + self.bias
         )
+
+
+def _apart(row: np.ndarray) -> np.ndarray:
+    """An order (n,) in which neighbours are of different rows (n,) and each row keeps its own.
+
+    A sum over each row is the same to the last bit, and faster: no addition has to wait for the one before it.
+    """
+    order = np.argsort(row, kind="stable")
+    place = np.empty(len(row), np.int64)
+    place[order] = np.arange(len(row)) - np.searchsorted(row[order], row[order])
+    return np.argsort(place, kind="stable")
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class SourcesConfig(Config):
     """What is read besides the inputs, and how large one piece may be."""
 
     addresses: tuple[str, ...] = setting(
-        (), source="ours", doc="more files and folders to read, also s3:// and gs:// addresses"
+        (), source="ours", reads=True, doc="more files and folders to read, also s3:// and gs:// addresses"
     )
     hub: tuple[str, ...] = setting(
         (),
@@ -258,12 +258,16 @@ class QualityConfig(Config):
     models: dict[str, str] = setting(
         {},
         source="ours",
+        reads=True,
         doc='folders made by "openqwen data classifier train", by spam, offensive or quality; the others are trained '
         "from the shipped examples",
     )
     lm: bool = setting(True, source="report §2.1", doc="score by a byte n-gram model trained on the corpus")
     scores: str | None = setting(
-        None, source="ours", doc='folder made by "openqwen data score": one of our models scores instead'
+        None,
+        source="ours",
+        reads=True,
+        doc='folder made by "openqwen data score": one of our models scores instead',
     )
     lm_order: int = setting(4, source="ours", doc="order of that model", ge=2, le=6)
     lm_train_bytes: Count = setting(600_000, source="ours", doc="bytes it is trained on, per half", gt=0)
@@ -302,7 +306,9 @@ class DecontaminateConfig(Config):
     min_words: int = setting(
         5, source="ours", doc="a run of fewer different words is a formula, list of numbers or markup", ge=0
     )
-    benchmarks: tuple[str, ...] = setting((), source="ours", doc="more benchmark files or folders")
+    benchmarks: tuple[str, ...] = setting(
+        (), source="ours", reads=True, doc="more benchmark files or folders"
+    )
     overlap: Literal["drop", "cut"] = setting(
         "drop",
         source="ours",

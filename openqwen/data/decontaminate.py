@@ -24,8 +24,20 @@ from openqwen.data.items import Item, read_benchmarks
 from openqwen.data.overlap import Hits, Index, changes
 from openqwen.data.text import token_stream
 
-__all__ = ["Hits", "Index", "Item", "cut", "decontaminate", "judge", "phrases", "read_benchmarks", "spread"]
+__all__ = [
+    "CUT",
+    "Hits",
+    "Index",
+    "Item",
+    "cut",
+    "decontaminate",
+    "judge",
+    "phrases",
+    "read_benchmarks",
+    "spread",
+]
 
+CUT = "cut"  # score of a document that lost a part: the share of its text; and where it is kept as it was
 # Before the space and the line end, so that pieces have the tokens of the whole text: "\n>" begins a quoted line.
 _SENTENCE_END = re.compile(r"(?<=[。！？])|(?<=[.!?])(?=\s)|(?=\n)")
 
@@ -59,7 +71,7 @@ def judge(
         if config.overlap == "cut" and document.source not in config.samples:
             text = cut(document.text, own, config)
             if text is not None and not _overlaps_still(document.text, text, own, index):
-                scores = {**document.scores, "cut": round(1 - len(text) / len(document.text), 4)}
+                scores = {**document.scores, CUT: round(1 - len(text) / len(document.text), 4)}
                 kept.append(replace(document, text=text, scores=scores))
                 continue
         item = index.items[own.items[0]]

@@ -9,8 +9,13 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
+if (
+    TYPE_CHECKING
+):  # only pages that are not UTF-8 need it; without it an extraction process starts in half the time
+    import numpy as np
 
 _DECLARED = re.compile(
     rb"""<(?:meta|\?xml)[^>]{0,400}?(?:charset|encoding)\s*=\s*["']?\s*([a-zA-Z0-9_:.-]{2,40})""", re.I
@@ -137,7 +142,11 @@ def _is_text(name: str) -> bool:
         return False
 
 
-def _table() -> np.ndarray:
+@cache
+def _worth() -> np.ndarray:
+    """How much each code point speaks for a text, (0x110000,) float32."""
+    import numpy as np
+
     table = np.full(0x110000, -0.2, np.float32)  # what is seldom met speaks against
     table[0x3400:0xA000] = 0.1
     table[0xAC00:0xD7A4] = 0.1
@@ -158,17 +167,16 @@ def _table() -> np.ndarray:
     return table
 
 
-_WORTH = _table()
-
-
 def _plausible(sample: bytes, encoding: str) -> float:
     """How much what is not ASCII looks like text, -2 to 1: the mean over characters of how common each is."""
+    import numpy as np
+
     text = sample.decode(encoding, "replace")
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     foreign = codes >= 0x80
     if not foreign.any():
         return 0.0
-    worth = _WORTH[codes[foreign]]
+    worth = _worth()[codes[foreign]]
     # Accented letters stand among ASCII ones, letters of other alphabets do not: the reverse is a wrong reading.
     ascii_letters = (codes < 0x80) & ((codes | 0x20) - 0x61 < 26)
     accented = (codes >= 0xC0) & (codes < 0x250)

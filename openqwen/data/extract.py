@@ -1,10 +1,8 @@
 """Main text from HTML, in child processes that may hang or crash without harm.
 
-Report §2.1 ("we extract text from HTML"); how it is found is in html_text.py, with trafilatura as an optional second
-opinion. Every page has a limit of processor time, size and memory: one page must not stop a corpus. The processor's
-time counts, not the clock's: what is dropped must not depend on what else the machine does.
-
-Run as a module this file is the child: length-prefixed requests on stdin, answers on stdout.
+Report §2.1 ("we extract text from HTML"); the child is extractor.py, how the text is found is in html_text.py. Every
+page has a limit of processor time, size and memory: one page must not stop a corpus. The processor's time counts, not
+the clock's: what is dropped must not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import struct
@@ -20,96 +17,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from openqwen.core.errors import MissingTool, OpenQwenError
+from openqwen.data import extractor
 from openqwen.data.config import ExtractConfig
 from openqwen.data.documents import Document, Dropped, Raw
-from openqwen.data.encoding import decode_page
-from openqwen.data.html_text import TooDeep, main_text, tidy
+from openqwen.data.sources import binary_reason
 
 _BATCH_BYTES = 1 << 19
 _BATCH_PAGES = 64
 _START_SECONDS = 20.0  # more by the clock: the child may have to start, and the machine may be busy
 _TIME_UP = -signal.SIGPROF  # how a child ends whose page took too long
-
-
-def second_opinion(page: str) -> str:
-    """trafilatura's main text (the `data` extra)."""
-    try:
-        import trafilatura
-    except ImportError as error:
-        raise MissingTool(
-            f"the second extractor cannot be loaded: {error}", fix='pip install "openqwen[data]"'
-        ) from error
-    return tidy(trafilatura.extract(page, include_comments=False) or "")
-
-
-def extract_page(data: bytes, charset: str | None, whole: bool, settings: dict[str, Any]) -> dict[str, str]:
-    """{"text"} or {"reason"} for one page. Runs in the child."""
-    from openqwen.data.sources import binary_reason
-
-    if len(data) > settings["max_page_bytes"]:
-        return {"reason": "page too large"}
-    if reason := binary_reason(data):
-        return {"reason": reason.split(":")[0]}
-    page, _ = decode_page(data, charset)
-    try:
-        text = main_text(page, whole)
-    except TooDeep:
-        return {"reason": "nested too deeply"}
-    if settings["second_opinion"] and len(text) < 200:
-        text = max(text, second_opinion(page), key=len)
-    if len(text.strip()) < settings["min_characters"]:
-        return {"reason": "no text"}
-    if text.count("\ufffd") > 0.02 * len(text):
-        return {"reason": "undecodable"}
-    return {"text": text}
-
-
-# --- the child ---------------------------------------------------------------------------------------------------
-
-
-def _read_exactly(stream: IO[bytes], size: int) -> bytes | None:
-    data = stream.read(size)
-    return data if len(data) == size else None
-
-
-def serve() -> None:
-    """Answers extraction requests until stdin ends."""
-    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
-    settings = json.loads(stdin.readline())
-    limit = settings["memory_mb"] << 20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    while head := _read_exactly(stdin, 4):
-        meta = json.loads(_read_exactly(stdin, struct.unpack("<I", head)[0]) or b"")
-        # The whole request is read before the first answer: two full pipes would wait for each other.
-        bodies = [_read_exactly(stdin, size) for size, _, _ in meta]
-        for data, (_, charset, whole) in zip(bodies, meta):
-            assert data is not None, "request was cut short"
-            signal.setitimer(signal.ITIMER_PROF, settings["page_seconds"])  # its signal ends the process
-            answer = json.dumps(_guarded(data, charset, whole, settings)).encode()
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            stdout.write(struct.pack("<I", len(answer)) + answer)
-            stdout.flush()  # each at once: by the first that is missing the bad page is known
-
-
-def _guarded(data: bytes, charset: str | None, whole: bool, settings: dict[str, Any]) -> dict[str, str]:
-    try:
-        return extract_page(data, charset, whole, settings)
-    except MissingTool as error:
-        return {"missing": error.what}
-    except (MemoryError, RecursionError) as error:
-        return {"reason": "extractor ran out of memory", "detail": repr(error)[:200]}
-    except Exception as error:  # any page whatever: what the parser says becomes the reason in the funnel
-        return {"reason": "extractor failed", "detail": repr(error)[:200]}
-
-
-# --- the parent --------------------------------------------------------------------------------------------------
 
 
 class _Hung(Exception):
@@ -139,7 +60,7 @@ class Child:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
         process = subprocess.Popen(
-            [sys.executable, "-m", "openqwen.data.extract"],
+            [sys.executable, "-m", extractor.__name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -229,10 +150,21 @@ class _Work:
             return self.batches.pop(0) if self.batches and self.error is None else None
 
 
-def _batches(pages: Sequence[Raw]) -> list[list[int]]:
+def _refused(page: Raw, config: ExtractConfig) -> str | None:
+    """Why a page is not even tried."""
+    data = page.html or b""
+    if len(data) > config.max_page_bytes:
+        return "page too large"
+    reason = binary_reason(data)
+    return reason.split(":")[0] if reason else None
+
+
+def _batches(pages: Sequence[Raw], refused: Container[int]) -> list[list[int]]:
     out: list[list[int]] = []
     size = _BATCH_BYTES
     for i, page in enumerate(pages):
+        if i in refused:
+            continue
         length = len(page.html or b"")
         if size + length > _BATCH_BYTES or len(out[-1]) >= _BATCH_PAGES:
             out.append([])
@@ -285,7 +217,8 @@ def extract(
     pages: Sequence[Raw], config: ExtractConfig, show: Callable[[int], None] = lambda done: None
 ) -> tuple[list[Document], list[Dropped]]:
     """Texts of all HTML pages in the order given; pages without a text are dropped with a reason."""
-    work = _Work(_batches(pages), {}, threading.Lock())
+    refused = {i: {"reason": reason} for i, page in enumerate(pages) if (reason := _refused(page, config))}
+    work = _Work(_batches(pages, refused), refused, threading.Lock())
     count = min(config.workers, len(work.batches))
     threads = [threading.Thread(target=_drive, args=(work, pages, config), daemon=True) for _ in range(count)]
     for thread in threads:
@@ -316,7 +249,3 @@ def _sorted_out(
         else:
             dropped.append(Dropped(document, answer["reason"], detail=answer.get("detail", "")))
     return kept, dropped
-
-
-if __name__ == "__main__":
-    serve()

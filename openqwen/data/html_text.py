@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from lxml import etree
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
-_TRAILING = re.compile(r"[ \t\u00a0\u3000]+$", re.MULTILINE)
+_CONTROL_BYTES = bytes(code for code in (*range(32), 127) if code not in b"\t\n\r")
 _GAPS = re.compile(r"\n{3,}")
-_SPACE = re.compile(r"[ \t\n\r\f\u00a0]+")
+_SPACE = re.compile(r"[ \t\n\r\f\u00a0]{2,}|[\t\n\r\f\u00a0]")  # what is no single space already
 _WIDE = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff01-\uff60]"
 # A line end in the source between two characters of a script without spaces is no space.
 _WRAPPED = re.compile(f"(?<={_WIDE})[ \t]*[\r\n][ \t\r\n]*(?={_WIDE})")
@@ -53,6 +53,7 @@ _BREAKING = ("br", "div", "p", "li", "tr", "button", "style", "script")  # what 
 _NAMED = _set(
     "article aside center dl div figure footer form h2 h3 h4 h5 h6 header li main menu nav ol p section table td ul"
 )
+_SAYING = _NAMED | _set("a span")
 _FRAME = _set("nav aside footer menu form")  # boilerplate by their tag
 _ATOMS = _set("blockquote dl figure li ol p pre table td tr ul") | _INLINE  # too small for a root
 _WHOLE_ROWS = _set("blockquote dl h1 h2 h3 ol pre table ul")  # in a cell: no row of one line
@@ -85,6 +86,7 @@ _BODY_NAMES = _set(
     "post-content post-entry post-text post__body post__content post_content postbody postcontent rich-text "
     "rich_media_content richtext rst-content story-body story-content td-content theme-doc-markdown wiki-content"
 )
+_SELDOM = _set("hidden itemprop role style")  # attributes that say it in another way than class and id do
 _RANKS = {"article": 2, "main": 1}
 _MAIN_NAMES = _set("content document main main-content maincontent page-content primary")
 
@@ -108,11 +110,11 @@ class _Element:
     """One visible element: its text and children in order, and how much text it holds."""
 
     __slots__ = (
-        "bad", "element", "holds", "letters", "linked", "parent", "parts", "prose", "rank", "tag",
+        "bad", "element", "holds", "letters", "linked", "parts", "prose", "rank", "tag",
     )  # fmt: skip
 
-    def __init__(self, element: Any, tag: str, parent: _Element | None) -> None:
-        self.element, self.tag, self.parent = element, tag, parent
+    def __init__(self, element: Any, tag: str) -> None:
+        self.element, self.tag = element, tag
         self.parts: list[str | _Element] = []
         self.letters = 0  # characters that are not space
         self.linked = 0  # those of them inside links
@@ -124,19 +126,36 @@ class _Element:
     def children(self) -> Iterator[_Element]:
         return (part for part in self.parts if not isinstance(part, str))
 
-    def above(self) -> Iterator[_Element]:
-        node = self.parent
-        while node is not None:
-            yield node
-            node = node.parent
+
+class _Placed(NamedTuple):
+    """An element and those above it from the body down.
+
+    No element knows its parent: without circles a page is freed at once, and not by the garbage collector.
+    """
+
+    node: _Element
+    above: tuple[_Element, ...]
+
+
+class _Signs:
+    """The elements of a page that say something about where its content is, in their order."""
+
+    def __init__(self) -> None:
+        self.path: list[_Element] = []  # to what is being measured
+        self.content: list[_Placed] = []  # say that they hold it
+        self.boilerplate: list[_Placed] = []  # that they are none of it
+
+    def bad(self, prose: int) -> set[_Element]:
+        """What is boilerplate where the whole has so much prose."""
+        return {node for node, above in self.boilerplate if _is_bad(node, above, prose)}
 
 
 @dataclass(frozen=True)
 class _Cut:
     """What is cut below the root of the content."""
 
-    prose: int  # of the root
-    letters: int
+    bad: set[_Element]
+    letters: int  # of the root
     lists: bool  # lists of links as well
 
 
@@ -144,7 +163,8 @@ def tidy(text: str) -> str:
     """The form in which text is kept: NFC, no control characters, no trailing blanks, one empty line at most."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
     text = unicodedata.normalize("NFC", _CONTROL.sub("", text))
-    return _GAPS.sub("\n\n", _TRAILING.sub("", text)).strip("\n")
+    text = "\n".join([line.rstrip(" \t\u3000") for line in text.split("\n")])
+    return _GAPS.sub("\n\n", text).strip("\n")
 
 
 def main_text(page: str, whole: bool = False) -> str:
@@ -154,52 +174,64 @@ def main_text(page: str, whole: bool = False) -> str:
     line, items of lists begin with "- " or a number, cells of a table row are divided by " | ", code keeps its layout.
     """
     parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True)
-    page = _CONTROL.sub("", page)
-    root = etree.fromstring(page.encode(), parser) if page.strip() else None
+    data = _encoded(page)
+    root = etree.fromstring(data, parser) if data.strip() else None
     if any("Excessive depth" in entry.message for entry in parser.error_log):
         raise TooDeep("elements are nested too deeply")
     body = None if root is None else root.find("body")
     if body is None:
         return ""
-    tree = _measured(body, None, False, 0)
+    signs = _Signs()
+    tree = _measured(body, "body", False, 0, signs)
     if whole:
         return tidy(_written(tree, None))
-    chosen = _root(tree)
+    chosen = _root(tree, signs)
     lists = chosen.rank < 3 and not chosen.holds and chosen.prose >= _LONG
-    text = _written(chosen, _Cut(chosen.prose, chosen.letters, lists))
+    text = _written(chosen, _Cut(signs.bad(chosen.prose), chosen.letters, lists))
     title = _title(root, chosen)
     return tidy(f"{title}\n\n{text}" if title else text)
+
+
+def _encoded(page: str) -> bytes:
+    """The page in UTF-8 without control characters."""
+    if any(mark in page for mark in "\ufeff\ufffe\uffff"):  # seldom, and those of one byte go faster as bytes
+        page = _CONTROL.sub("", page)
+    return page.encode("utf-8", "ignore").translate(None, _CONTROL_BYTES)  # ignores lone surrogates
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def _measured(element: Any, parent: _Element | None, linked: bool, depth: int) -> _Element:
+def _measured(element: Any, tag: str, linked: bool, depth: int, signs: _Signs) -> _Element:
     """The element and all visible ones below it. `linked`: it stands inside a link."""
-    tag = element.tag
-    own = _Element(element, tag, parent)
-    linked = linked or tag == "a"
-    if element.attrib:
-        _look_at_names(own)
+    own = _Element(element, tag)
+    if names := element.keys():
+        _look_at_attributes(own, names)
+    if own.rank:
+        signs.content.append(_Placed(own, tuple(signs.path)))
+    if own.bad or tag in _FRAME:
+        signs.boilerplate.append(_Placed(own, tuple(signs.path)))
     if tag == "pre":
         code = _laid_out(element)
         own.parts, own.letters, own.prose = [code], len(code), len(code)
         return own
+    linked = linked or tag == "a"
     if depth > _DEEP:
         etree.strip_elements(element, *_UNSEEN, with_tail=False)
         _add_text(own, " ".join(element.itertext()), linked)
         return own
-    if element.text:
-        _add_text(own, element.text, linked)
+    signs.path.append(own)
+    if text := element.text:
+        _add_text(own, text, linked)
     for child in element:
         name = child.tag
         if name in _INLINE and not len(child) and not _may_go(child):
-            if child.text:
-                _add_text(own, child.text, linked or name == "a")
+            if text := child.text:
+                _add_text(own, text, linked or name == "a")
         elif name == "br":
             own.parts.append(_BREAK)
         elif name not in _UNSEEN:
-            below = _measured(child, own, linked, depth + 1)
+            below = _measured(child, name, linked, depth + 1, signs)
             if below.parts:
                 own.parts.append(below)
                 own.letters += below.letters
@@ -208,22 +240,22 @@ def _measured(element: Any, parent: _Element | None, linked: bool, depth: int) -
                 own.holds |= below.holds
         elif name == "script" and (child.get("type") or "").startswith("math/tex"):
             own.parts.append(f"${child.text or ''}$")  # MathJax shows the formula in its place
-        if tail := child.tail:
-            _add_text(own, tail, linked)
+        if text := child.tail:
+            _add_text(own, text, linked)
+    signs.path.pop()
     return own
 
 
 def _may_go(element: Any) -> bool:
     """Whether something inside a line may have to go: hidden, a line number, a mark that links to its heading."""
-    attributes = element.attrib
-    if not attributes:
-        return False
-    named = "class" in attributes and _said(element.tag, attributes["class"][:300], "", "")[1]
-    return named or _is_hidden(attributes)
+    names = element.keys()
+    if "class" in names and _said(element.tag, element.get("class")[:300], "", "")[1]:
+        return True
+    return not _SELDOM.isdisjoint(names) and _is_hidden(element)
 
 
-def _is_hidden(attributes: Any) -> bool:
-    return "hidden" in attributes or "display:none" in attributes.get("style", "").replace(" ", "")
+def _is_hidden(element: Any) -> bool:
+    return "display:none" in element.get("style", "").replace(" ", "") or element.get("hidden") is not None
 
 
 def _add_text(own: _Element, text: str, linked: bool) -> None:
@@ -239,19 +271,24 @@ def _add_text(own: _Element, text: str, linked: bool) -> None:
         own.prose += size
 
 
-def _look_at_names(own: _Element) -> None:
-    """Sets what the attributes say: that this holds the content, or that it is boilerplate."""
-    tag, attributes = own.tag, own.element.attrib
-    names, ids, role = attributes.get("class", ""), attributes.get("id", ""), attributes.get("role", "")
-    if ids and (tag in _HEADINGS or any(child.tag in _HEADINGS for child in own.element[:2])):
-        ids = ""  # made of a heading, which may be "Related work"
-    rank, own.bad = _said(tag, names[:300], ids[:100], role[:20])
-    own.rank = max(own.rank, rank)
-    own.holds |= role == "main"
-    if attributes.get("itemprop") == "articleBody":
-        own.rank, own.bad, own.holds = 3, False, True
-    elif _is_hidden(attributes):
-        own.bad = True
+def _look_at_attributes(own: _Element, names: Sequence[str]) -> None:
+    """Sets what the attributes of these names say: that this holds the content, or that it is boilerplate."""
+    tag, element = own.tag, own.element
+    seldom = not _SELDOM.isdisjoint(names)
+    role = element.get("role", "") if seldom else ""
+    if tag in _SAYING:
+        ids = element.get("id", "")
+        if ids and (tag in _HEADINGS or any(child.tag in _HEADINGS for child in element[:2])):
+            ids = ""  # made of a heading, which may be "Related work"
+        rank, own.bad = _said(tag, element.get("class", "")[:300], ids[:100], role[:20])
+        own.rank = max(own.rank, rank)
+    if seldom:
+        if role == "main":
+            own.holds = True
+        if element.get("itemprop") == "articleBody":
+            own.rank, own.bad, own.holds = 3, False, True
+        elif _is_hidden(element):
+            own.bad = True
 
 
 @lru_cache(maxsize=1 << 14)
@@ -261,7 +298,7 @@ def _said(tag: str, names: str, ids: str, role: str) -> tuple[int, bool]:
         return 0, "headerlink" in names or "header-anchor" in names
     if tag == "span":
         return 0, names.partition(" ")[0] in ("lineno", "linenos", "linenumber", "ln")
-    if tag not in _NAMED:
+    if tag not in _SAYING:
         return 0, False
     each = f"{names} {ids}".lower()
     if not _BODY_NAMES.isdisjoint(each.split()):
@@ -280,75 +317,70 @@ def _said(tag: str, names: str, ids: str, role: str) -> tuple[int, bool]:
 # --- choosing -----------------------------------------------------------------------------------------------------
 
 
-def _is_bad(node: _Element, prose: int) -> bool:
-    """Whether an element is boilerplate, where the whole has so much prose."""
-    tag = node.tag
-    if node.holds or not (node.bad or tag in _FRAME):
+def _is_bad(node: _Element, above: Sequence[_Element], prose: int) -> bool:
+    """Whether one of what says that it is boilerplate is, where the whole has so much prose."""
+    if node.holds:
         return False
     if (
-        tag == "aside"
+        node.tag == "aside"
         and not node.bad
         and node.linked < 0.5 * node.letters
-        and any(above.rank for above in node.above())
+        and any(each.rank for each in above)
     ):
         return False  # a note inside the content
     return node.prose < _KEPT_LETTERS or node.prose < _KEPT * prose
 
 
-def _left(node: _Element, prose: int) -> int:
-    """Prose of an element that is in no boilerplate."""
-    total = node.prose
-    for child in node.children():
-        if child.prose:
-            total -= child.prose if _is_bad(child, prose) else child.prose - _left(child, prose)
-    return total
-
-
-def _root(body: _Element) -> _Element:
+def _root(body: _Element, signs: _Signs) -> _Element:
     """The element that holds the content."""
-    candidates = list(_candidates(body, body.prose))
-    enough = _ENOUGH * _left(body, body.prose)
+    bad = signs.bad(body.prose) - {body}
+    candidates = [
+        each
+        for each in signs.content
+        if each.above and each.node.parts and bad.isdisjoint((each.node, *each.above))
+    ]
+    # The outermost boilerplate.
+    cut = [each for each in signs.boilerplate if each.node in bad and bad.isdisjoint(each.above)]
+    whole = _Placed(body, ())
+    enough = _ENOUGH * _left(whole, cut)
     for rank in (3, 2, 1):
-        found = [each for each in candidates if each.rank == rank]
-        inside = set(map(id, found))
-        outer = [each for each in found if not any(id(above) in inside for above in each.above())]
+        found = [each for each in candidates if each.node.rank == rank]
+        inside = {each.node for each in found}
+        outer = [each for each in found if inside.isdisjoint(each.above)]
         if not outer:
             continue
-        most = max(outer, key=lambda each: (each.prose, each.letters))
-        if most.prose < _MOST * sum(each.prose for each in outer):
+        most = max(outer, key=lambda each: (each.node.prose, each.node.letters))
+        if most.node.prose < _MOST * sum(each.node.prose for each in outer):
             most = _common(outer)
-        if most.prose >= enough:
-            return most if rank == 3 else _narrowed(most, body.prose)
-    return _narrowed(body, body.prose)
+        if most.node.prose >= enough:
+            return most.node if rank == 3 else _narrowed(most, bad, cut)
+    return _narrowed(whole, bad, cut)
 
 
-def _candidates(node: _Element, prose: int) -> Iterator[_Element]:
-    """Elements outside of boilerplate that say they hold the content."""
-    for child in node.children():
-        if not _is_bad(child, prose):
-            if child.rank:
-                yield child
-            yield from _candidates(child, prose)
+def _left(place: _Placed, cut: Sequence[_Placed]) -> int:
+    """Prose of an element that is in no boilerplate; `cut`: the outermost of that, of the whole page."""
+    node, depth = place.node, len(place.above)
+    return node.prose - sum(each.node.prose for each in cut if each.above[depth : depth + 1] == (node,))
 
 
-def _common(nodes: Sequence[_Element]) -> _Element:
+def _common(places: Sequence[_Placed]) -> _Placed:
     """The lowest element above all of them."""
-    shared = list(nodes[0].above())
-    for node in nodes[1:]:
-        above = set(map(id, node.above()))
-        shared = [each for each in shared if id(each) in above]
-    return shared[0]
+    levels = zip(*(each.above for each in places))
+    shared = [nodes[0] for nodes in levels if len(set(nodes)) == 1]
+    return _Placed(shared[-1], tuple(shared[:-1]))
 
 
-def _narrowed(node: _Element, prose: int) -> _Element:
+def _narrowed(place: _Placed, bad: set[_Element], cut: Sequence[_Placed]) -> _Element:
     """The lowest element below that has nearly all of the prose that is in no boilerplate."""
-    enough = _NEARLY_ALL * _left(node, prose)
+    enough = _NEARLY_ALL * _left(place, cut)
+    node = place.node
     while enough:
-        below = [child for child in node.children() if child.tag not in _ATOMS and not _is_bad(child, prose)]
+        below = [child for child in node.children() if child.tag not in _ATOMS and child not in bad]
         best = max(below, key=lambda child: child.prose, default=None)
-        if best is None or _left(best, prose) < enough:
+        if best is None:
             break
-        if best.letters - best.linked < _PLAIN * (node.letters - node.linked):
+        place = _Placed(best, (*place.above, node))
+        if _left(place, cut) < enough or best.letters - best.linked < _PLAIN * (node.letters - node.linked):
             break
         node = best
     return node
@@ -380,11 +412,11 @@ class _Writer:
 
     def end(self, breaks: int) -> None:
         """Ends the line; at least so many line ends follow."""
-        text = "".join(self.line)
-        self.line.clear()
-        if text and not text.isspace():
-            text = _SPACE.sub(" ", _WRAPPED.sub("", text))
-            self.put("\n".join(part.strip() for part in text.split(_BREAK)).strip("\n"))
+        if self.line:
+            text = "".join(self.line)
+            self.line.clear()
+            if not text.isspace():
+                self.put(_one_line(text))
         self._breaks = max(self._breaks, breaks)
 
     def put(self, text: str) -> None:
@@ -396,6 +428,14 @@ class _Writer:
     def text(self) -> str:
         self.end(0)
         return "".join(self._out)
+
+
+def _one_line(text: str) -> str:
+    """Text without the line ends and spaces of the source: only breaks are left."""
+    if not text.isascii():
+        text = _WRAPPED.sub("", text)
+    text = _SPACE.sub(" ", text)
+    return "\n".join([part.strip() for part in text.split(_BREAK)]).strip("\n")
 
 
 def _written(root: _Element, cut: _Cut | None) -> str:
@@ -425,7 +465,7 @@ def _write(node: _Element, writer: _Writer, cut: _Cut | None, depth: int) -> Non
     for part in node.parts:
         if isinstance(part, str):
             writer.line.append(part)
-        elif cut is None or not (_is_bad(part, cut.prose) or _is_list_of_links(part, cut)):
+        elif cut is None or not (part in cut.bad or _is_list_of_links(part, cut)):
             if part.tag == "li":
                 writer.end(1)
                 writer.marker = "  " * depth + ("- " if number is None else f"{number}. ")
@@ -457,7 +497,7 @@ def _is_list_of_links(node: _Element, cut: _Cut) -> bool:
         return True
     if not cut.lists or node.prose or node.letters >= 0.3 * cut.letters:
         return False
-    return not any(above.tag in ("p", "li", "td", "blockquote", "dd") for above in node.above())
+    return next(node.element.iterancestors("p", "li", "td", "blockquote", "dd"), None) is None
 
 
 def _is_row(row: _Element) -> bool:

@@ -135,11 +135,10 @@ def _sure(share: float) -> float:
 
 def traditional_share(text: str) -> float | None:
     """Share of traditional forms among the Chinese characters that have two; None where there are none of them."""
-    traditional = sum(char in _TRADITIONAL for char in text)
-    simplified = sum(char in _SIMPLIFIED for char in text)
-    both = sum(char in _TRADITIONAL and char in _SIMPLIFIED for char in text)
-    telling = traditional + simplified - 2 * both
-    return (traditional - both) / telling if telling else None
+    traditional = sum(map(_TRADITIONAL.__contains__, text))
+    simplified = sum(map(_SIMPLIFIED.__contains__, text))
+    telling = traditional + simplified
+    return traditional / telling if telling else None
 
 
 def prose(text: str) -> tuple[str, float]:
@@ -150,13 +149,16 @@ def prose(text: str) -> tuple[str, float]:
         size += len(packed)
         inside, quotes = comment, line.count('"""')
         comment = comment or quotes > 0 or line.lstrip().startswith("/*")
-        symbols = len(packed) - len(packed.translate(_NO_SYMBOLS))
-        if comment or _CODE_START.match(line) or symbols >= _CODE_LINE * len(packed) > 0:
+        if comment or _CODE_START.match(line) or _is_full_of_symbols(packed):
             code += len(packed)
         else:
             kept.append(line)
         comment = comment and "*/" not in line and not (quotes and (inside or quotes > 1))
     return ("\n".join(kept), code / size) if code else (text, 0.0)
+
+
+def _is_full_of_symbols(line: str) -> bool:
+    return bool(line) and len(line) - len(line.translate(_NO_SYMBOLS)) >= _CODE_LINE * len(line)
 
 
 class LiteModel:
@@ -201,8 +203,7 @@ def _own_letters(text: str) -> str:
     if text.isascii():
         return text
     other = len(_OTHER.findall(text))
-    latin = len(_LATIN.findall(text))
-    return _LATIN.sub(" ", text) if other >= 0.5 * latin else text
+    return _LATIN.sub(" ", text) if other and other >= 0.5 * len(_LATIN.findall(text)) else text
 
 
 def _by_words(text: str, language: str, score: float) -> tuple[str, float]:

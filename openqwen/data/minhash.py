@@ -14,11 +14,10 @@ import numpy as np
 
 from openqwen.data.config import DedupConfig
 from openqwen.data.documents import Document, Dropped
-from openqwen.data.text import Spans, TokenStream, batches, inside, mix, run_hashes, token_stream
+from openqwen.data.text import Spans, TokenStream, batches, crowded, inside, mix, run_hashes, token_stream
 
 _BLOCK = 1 << 16  # shingles hashed at a time: stays in cache
 _ROWS = 1 << 12  # documents or pairs of them at a time
-_SLOT = np.uint64(0x9E3779B97F4A7C15)
 
 
 def s_curve(similarity: float, bands: int, rows: int) -> float:
@@ -120,8 +119,8 @@ def bucket_edges(keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
     Every member of a bucket is joined to the one of least id and to its neighbour, never all with all: where
     verification rejects the first, a chain still holds the others together.
     """
-    crowded = _crowded(keys)  # most keys occur once and need no sorting
-    keys, ids = keys[crowded], ids[crowded]
+    shared = crowded(keys)  # most keys occur once and need no sorting
+    keys, ids = keys[shared], ids[shared]
     order = np.lexsort((ids, keys))
     keys, ids = keys[order], ids[order]
     same = keys[1:] == keys[:-1]
@@ -129,13 +128,6 @@ def bucket_edges(keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
     star = np.stack([ids[first[1:]], ids[1:]], axis=1)[same]
     chain = np.stack([ids[:-1], ids[1:]], axis=1)[same]
     return np.concatenate([star, chain[star[:, 0] != chain[:, 0]]])
-
-
-def _crowded(keys: np.ndarray) -> np.ndarray:
-    """Places of the keys whose slot is shared: all repeated keys, and of the others one in five."""
-    bits = len(keys).bit_length() + 2
-    slots = (keys * _SLOT >> np.uint64(64 - bits)).astype(np.int64)
-    return np.flatnonzero(np.bincount(slots)[slots] > 1)
 
 
 def bucket_pairs(keys: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from openqwen.data import mix, shards
 from openqwen.data.config import MixConfig
+from openqwen.data.decontaminate import CUT
 from openqwen.data.documents import Document, Dropped
 from openqwen.data.task import Facts, Work
 
@@ -96,7 +98,7 @@ def _left(work: Work) -> list[Document]:
 
 
 def write(work: Work) -> Facts:
-    """Shard -> its parts of the corpus. settings: "seed", "valid_fraction", "steps", "mix", "plan" (rows).
+    """Shard -> its parts of the corpus. settings: "seed", "valid_fraction", "steps", "mix", "plan" (rows), "cut".
 
     inputs: "documents", and "verdicts" of each of the steps.
     """
@@ -124,6 +126,9 @@ def write(work: Work) -> Facts:
         work.write(f"dropped-{mix.STEP}.jsonl.zst", shards.jsonl_zst(d.record() for d in unused))
         account += [_row(d.document, mix.STEP, d.reason, None, None) for d in unused]
         facts["mix"] = shards.line(left, unused)
+    if settings["cut"]:
+        whole = (replace(d, text=written["text"][d.row]) for d in left if CUT in d.scores)
+        work.write(f"{CUT}.jsonl.zst", shards.jsonl_zst(d.record() for d in whole))
     work.write("train.jsonl.zst", shards.jsonl_zst(d.record() for d in train))
     work.write("valid.jsonl.zst", shards.jsonl_zst(d.record() for d in valid))
     account += [_row(document, None, None, None, None) for document in left]

@@ -18,23 +18,26 @@ from openqwen.data.config import RulesConfig
 from openqwen.data.documents import MEASURE, Document, Dropped
 from openqwen.data.rules import broken_rule
 from openqwen.data.shards import num_bytes
-from openqwen.data.text import UNSPACED_BLOCKS, Spans, batches, code_points, mix, run_hashes
+from openqwen.data.text import UNSPACED_BLOCKS, Spans, batches, code_points, crowded, mix, run_hashes
 
+# Gopher, A.1.1. What is searched for begins with a letter: an expression that begins with \b is tried at each place.
 _STOP_WORDS = [
-    re.compile(rf"\b{word}\b") for word in ["the", "be", "to", "of", "and", "that", "have", "with"]
-]  # Gopher, A.1.1
+    re.compile(rf"{word}(?<=\b{word})\b") for word in ["the", "be", "to", "of", "and", "that", "have", "with"]
+]
 _FUNCTION = "的了是在和有不我这就也都与为中上"
 _END = tuple(".!?:;\"'”’)。！？：；…》」』）~")
-_SENTENCE = re.compile(r"[.!?](?=[\s\"'”’)]|$)|[。！？]")
+_SENTENCE = re.compile(r"[.!?。！？](?:(?<=[。！？])|(?=[\s\"'”’)]|$))")
 _BULLET = ("•", "-", "*", "–", "·", "●", "‣")
 _LOREM = "lorem ipsum"
 _PLACEHOLDERS = [
     "log in", "login", "sign in", "sign up", "password", "cookie", "javascript", "not found",
     "page you asked", "page you requested", "subscribe", "newsletter", "privacy policy", "terms of use",
     "terms of service", "all rights reserved", "loading", "your cart", "previous page", "next page",
-    "no results", "share on", "share this", "sort by", "copyright", "登录", "密码", "注册", "页面不存在",
-    "已被删除", "订阅", "正在加载", "请稍候", "禁用脚本", "购物车", "使用条款", "隐私政策", "版权所有",
-    "分享", "上一页", "下一页", "没有找到", "排序",
+    "no results", "share on", "share this", "sort by", "copyright",
+]  # fmt: skip
+_CHINESE_PLACEHOLDERS = [
+    "登录", "密码", "注册", "页面不存在", "已被删除", "订阅", "正在加载", "请稍候", "禁用脚本", "购物车", "使用条款",
+    "隐私政策", "版权所有", "分享", "上一页", "下一页", "没有找到", "排序",
 ]  # fmt: skip
 _FEW = 3  # lines; shares of fewer lines say nothing
 
@@ -49,13 +52,18 @@ def _duplicates(parts: Sequence[str]) -> tuple[float, float]:
 
 def measure(text: str) -> dict[str, float]:
     """Every number the rules speak of that does not need n-grams."""
-    lower, words, codes = text.lower(), text.split(), code_points(text)
+    lower, codes = text.lower(), code_points(text)
+    borders = np.flatnonzero(np.diff(_classes().take(codes) > 0, prepend=False, append=False))
+    words, sizes = borders[::2], borders[1::2] - borders[::2]  # where each begins
+    letters = _letters().take(codes)
+    with_letters = int(np.count_nonzero(np.logical_or.reduceat(letters, words))) if len(words) else 0
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     num_lines, num_words, length = max(1, len(lines)), max(1, len(words)), max(1, len(text))
     line_share, line_chars = _duplicates([line for line in lines if any(map(str.isalnum, line))])
     paragraph_share, paragraph_chars = _duplicates([p.strip() for p in text.split("\n\n") if p.strip()])
     han = int(np.count_nonzero((codes >= 0x3400) & (codes <= 0x9FFF)))
-    visible = max(1, sum(map(len, words)))
+    visible = max(1, int(sizes.sum()))
+    placeholders = [*_PLACEHOLDERS, *(_CHINESE_PLACEHOLDERS if han else ())]
     symbols = max(text.count("#"), text.count("...") + text.count("…"))
     line_lengths = [len(line) for line in text.split("\n")]
     return {
@@ -64,7 +72,7 @@ def measure(text: str) -> dict[str, float]:
         "symbols": symbols / num_words,
         "bullets": sum(line.startswith(_BULLET) for line in lines) / num_lines,
         "ellipses": sum(line.endswith(("...", "…")) for line in lines) / num_lines,
-        "alphabetic": sum(word.isalpha() or any(map(str.isalpha, word)) for word in words) / num_words,
+        "alphabetic": with_letters / num_words,
         "stopwords": sum(word.search(lower) is not None for word in _STOP_WORDS),
         "duplicate_lines": line_share,
         "duplicate_line_chars": line_chars,
@@ -73,7 +81,7 @@ def measure(text: str) -> dict[str, float]:
         "lorem": lower.count(_LOREM),
         "curly": text.count("{") + text.count("}"),
         "sentences": len(_SENTENCE.findall(text)),
-        "placeholders": sum(len(phrase) * lower.count(phrase) for phrase in _PLACEHOLDERS) / visible,
+        "placeholders": sum(len(phrase) * lower.count(phrase) for phrase in placeholders) / visible,
         "line_ends": sum(line.endswith(_END) for line in lines) / num_lines if len(lines) > _FEW else 1.0,
         "short_lines": sum(len(line) < 30 for line in lines) / num_lines if len(lines) > _FEW else 0.0,
         "short_lines_zh": sum(len(line) < 10 for line in lines) / num_lines if len(lines) > _FEW else 0.0,
@@ -82,17 +90,19 @@ def measure(text: str) -> dict[str, float]:
         "function_chars": sum(character in text for character in _FUNCTION),
         "symbol_chars": symbols / visible,
         "exclamations": (text.count("!") + text.count("！")) / max(1, num_bytes(text)),
-        "longest_run": max(map(len, words), default=0) if not han else 0,
+        "longest_run": int(sizes.max(initial=0)) if not han else 0,
         "line_length": sum(line_lengths) / max(1, len(line_lengths)),
         "line_longest": max(line_lengths, default=0),
-        "letters": int(np.count_nonzero(_letters().take(codes))) / length,
+        "letters": int(np.count_nonzero(letters)) / length,
     }
 
 
 @cache
 def _letters() -> np.ndarray:
     """Which code points are letters, (0x110000,) bool."""
-    return np.array([chr(code).isalpha() for code in range(0x110000)])
+    table = np.zeros(0x110000, bool)
+    table[:0x40000] = [chr(code).isalpha() for code in range(0x40000)]  # no letters in the planes beyond
+    return table
 
 
 @dataclass(frozen=True)
@@ -150,26 +160,36 @@ def _repeated(words: _Words, num_documents: int) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for n in range(2, 11):
         places = places[places + n <= words.ends[words.document[places]]]
-        document = words.document[places]
-        keys = run_hashes(words.hashes, n)[places] + apart[document]
-        _, first, group, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        times = counts[group]
-        if n <= 4:
-            most = np.zeros(num_documents)
-            size = (words.stops[places + n - 1] - words.starts[places]) * times
-            np.maximum.at(most, document[times > 1], size[times > 1])
-            columns[f"top_{n}"] = most
-        else:
+        keys = run_hashes(words.hashes, n)[places] + apart[words.document[places]]
+        shared = crowded(keys)  # most n-grams occur once and need no sorting
+        places = places[shared]
+        _, first, group, counts = np.unique(
+            keys[shared], return_index=True, return_inverse=True, return_counts=True
+        )
+        if n > 4:
             columns[f"dup_{n}"] = _covered(words, np.delete(places, first), n, num_documents)
-        places = places[times > 1]
+        times = counts[group]
+        places, times = places[times > 1], times[times > 1]
+        if n <= 4:
+            sizes = (words.stops[places + n - 1] - words.starts[places]) * times
+            columns[f"top_{n}"] = _largest(sizes, words.document[places], num_documents)
     return columns
+
+
+def _largest(values: np.ndarray, document: np.ndarray, num_documents: int) -> np.ndarray:
+    """The largest value of each document, (documents,), 0 where it has none; document (values,) ascends."""
+    out = np.zeros(num_documents)
+    first = np.flatnonzero(np.diff(document, prepend=-1))
+    if len(first):
+        out[document[first]] = np.maximum.reduceat(values, first)
+    return out
 
 
 def _covered(words: _Words, places: np.ndarray, n: int, num_documents: int) -> np.ndarray:
     """Characters of words in a run of n from one of these places, each counted once, (documents,)."""
     change = np.zeros(len(words.hashes) + 1, np.int64)
-    np.add.at(change, places, 1)
-    np.add.at(change, places + n, -1)
+    change[places] += 1
+    change[places + n] -= 1
     sizes = np.where(np.cumsum(change[:-1]) > 0, words.stops - words.starts, 0)
     return np.bincount(words.document, weights=sizes, minlength=num_documents)
 

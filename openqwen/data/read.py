@@ -14,7 +14,8 @@ from urllib.parse import quote, unquote
 from openqwen.data import shards
 from openqwen.data.config import ExtractConfig, SourcesConfig
 from openqwen.data.documents import Bad, Document, Dropped, Raw
-from openqwen.data.extract import extract, tidy
+from openqwen.data.extract import extract
+from openqwen.data.html_text import tidy
 from openqwen.data.sources.files import File
 from openqwen.data.sources.formats import read_file
 from openqwen.data.sources.hub import HubPart, read_part

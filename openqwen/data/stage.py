@@ -459,7 +459,8 @@ def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
             )
         note(f"mix: {sentence}")
     need_disk(path, 2 * sum(round(row["bytes"] * max(1.0, row["epochs"])) for row in table))
-    written = state.each("corpus", output.write, {**settings, "plan": table}, _every_verdict)
+    cut = config.decontaminate.overlap == "cut" and state.funnel[-1]["step"] == "decontaminate"
+    written = state.each("corpus", output.write, {**settings, "plan": table, "cut": cut}, _every_verdict)
     _fetch(state, written)
     facts = [record.facts for record in written]
     if config.mix.is_set:

@@ -228,6 +228,13 @@ def mix(values: np.ndarray) -> np.ndarray:
     return out
 
 
+def crowded(keys: np.ndarray) -> np.ndarray:
+    """Places of the keys (n,) uint64 whose slot is shared: all repeated keys, and of the others one in five."""
+    bits = len(keys).bit_length() + 2
+    slots = (keys * _CHAR_BASE >> _U64(64 - bits)).astype(np.int64)
+    return np.flatnonzero(np.bincount(slots)[slots] > 1)
+
+
 _powers: dict[tuple[int, bool], np.ndarray] = {}
 
 

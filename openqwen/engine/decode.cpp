@@ -1,6 +1,7 @@
 // One decoding step of a few rows: all blocks of model/qwen.py, from embeddings to the final norm, with weights and cache
-// in float32 or bfloat16 and sums in float32. native.py compiles and calls it. Each row's arithmetic is the same in any
-// company, so results do not depend on the batch: a product sums along lanes, and lanes are summed in one order.
+// in float32 or bfloat16, matrices also in 8 bits, and sums in float32. native.py compiles and calls it. Each row's
+// arithmetic is the same in any company, so results do not depend on the batch: a product sums along lanes, and lanes
+// are summed in one order.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -20,6 +21,7 @@ static inline float wide(bf16 x) {
     memcpy(&out, &bits, 4);
     return out;
 }
+static inline float wide(int8_t x) { return x; }
 static inline void narrow(float x, float& out) { out = x; }
 static inline void narrow(float x, bf16& out) {  // to nearest, ties to even
     uint32_t bits;
@@ -27,9 +29,20 @@ static inline void narrow(float x, bf16& out) {  // to nearest, ties to even
     out.bits = uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
+// Of 8 bits: what each row of codes is multiplied with; else null.
+struct Matrix {
+    const void* weight;
+    const float* scale;
+};
+
 // Pointers and sizes of one layer, as native.py packs them.
 struct Layer {
-    const void *attn_norm, *qkv, *qkv_bias, *out, *mlp_norm, *gate, *up, *down;
+    const void* attn_norm;
+    Matrix qkv;
+    const void* qkv_bias;
+    Matrix out;
+    const void* mlp_norm;
+    Matrix gate, up, down;
     void *keys, *values;
     int64_t room, ring;                  // slots of a row; the window that binds, or 0
     const float *cos, *sin, *query_scale;  // (B, D/2) each, (B) or null
@@ -55,10 +68,20 @@ static inline Lanes load(const bf16* from) {
     memcpy(&out, &words, sizeof out);
     return out;
 }
+static inline Lanes load(const int8_t* from) {
+#ifdef __AVX512F__
+    return (Lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+#else
+    typedef int8_t Bytes __attribute__((vector_size(16)));
+    Bytes bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Lanes);
+#endif
+}
 
 // What a weight of type T is multiplied with: the processor's product of bfloat16 pairs takes both sides so.
 #ifdef __AVX512BF16__
-template <class T> using Factor = T;
+template <class T> using Factor = std::conditional_t<std::is_same_v<T, bf16>, bf16, float>;
 #else
 template <class T> using Factor = float;
 #endif
@@ -153,7 +176,7 @@ static inline void tile(const T* w, const X* x, float* y, int64_t C, int64_t cou
 
 // y (B, N) += x (B, C) W^T: each weight is read from memory once and used for all rows.
 template <class T, class X>
-static void multiply(const T* weight, const X* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
+static void multiply(const T* weight, const float* scale, const X* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
     const int64_t fours = B / 4 * 4, twos = B / 2 * 2;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t n = 0; n < N; n += SUMS) {
@@ -174,17 +197,21 @@ static void multiply(const T* weight, const X* x, float* y, int64_t B, int64_t C
             tile<2>(at(i), x + fours * C, out + fours * SUMS + i, C, std::min<int64_t>(8, width - i));
         if (B > twos) tile<1>(at(0), x + twos * C, out + twos * SUMS, C, width);
         for (int64_t b = 0; b < B; b++)
-            for (int64_t i = 0; i < width; i++) y[b * N + n + i] += out[b * SUMS + i];
+            for (int64_t i = 0; i < width; i++) y[b * N + n + i] += out[b * SUMS + i] * (scale ? scale[n + i] : 1.0f);
     }
 }
 
 template <class T>
-static void product(const T* weight, const float* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
-    if constexpr (std::is_same_v<Factor<T>, float>) return multiply(weight, x, y, B, C, N, threads);
-    thread_local std::vector<T> narrowed;
-    narrowed.resize(B * C);
-    for (int64_t i = 0; i < B * C; i++) narrow(x[i], narrowed[i]);
-    multiply(weight, narrowed.data(), y, B, C, N, threads);
+static void product(Matrix matrix, const float* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
+    const T* weight = (const T*)matrix.weight;
+    if constexpr (std::is_same_v<Factor<T>, float>) {
+        multiply(weight, matrix.scale, x, y, B, C, N, threads);
+    } else {
+        thread_local std::vector<T> narrowed;
+        narrowed.resize(B * C);
+        for (int64_t i = 0; i < B * C; i++) narrow(x[i], narrowed[i]);
+        multiply(weight, matrix.scale, narrowed.data(), y, B, C, N, threads);
+    }
 }
 
 // e^x, to 2e-7 of itself; 0 below -87.
@@ -285,7 +312,8 @@ static void attend(const float* q, const T* keys, const T* values, float* scores
     }
 }
 
-template <class T>
+// W: of the matrices' weights; T: of everything else.
+template <class W, class T>
 static void block(const Layer& l, float* x, float* work, const int64_t* rows, const int64_t* positions,
                   int64_t B, int64_t C, int64_t H, int64_t K, int64_t D, int64_t F, int64_t longest, float eps, int threads) {
     int64_t width = (H + 2 * K) * D;
@@ -294,7 +322,7 @@ static void block(const Layer& l, float* x, float* work, const int64_t* rows, co
     rms_norm((const T*)l.attn_norm, x, y, B, C, eps);
     for (int64_t b = 0; b < B; b++)
         for (int64_t i = 0; i < width; i++) qkv[b * width + i] = wide(((const T*)l.qkv_bias)[i]);
-    product((const T*)l.qkv, y, qkv, B, C, width, threads);
+    product<W>(l.qkv, y, qkv, B, C, width, threads);
     for (int64_t b = 0; b < B; b++) {
         float* row = qkv + b * width;
         rotate(row, l.cos + b * D / 2, l.sin + b * D / 2, H + K, D);
@@ -318,39 +346,42 @@ static void block(const Layer& l, float* x, float* work, const int64_t* rows, co
         const T* next = (const T*)l.keys + at(std::min(i + 1, B * H - 1));
         attend(qkv + b * width + h * D, keys, values, scores + i * longest, mixed + b * C + h * D, count, D, next);
     }
-    product((const T*)l.out, mixed, x, B, C, C, threads);
+    product<W>(l.out, mixed, x, B, C, C, threads);
     rms_norm((const T*)l.mlp_norm, x, y, B, C, eps);
     memset(gate, 0, 2 * B * F * sizeof(float));
-    product((const T*)l.gate, y, gate, B, C, F, threads);
-    product((const T*)l.up, y, up, B, C, F, threads);
+    product<W>(l.gate, y, gate, B, C, F, threads);
+    product<W>(l.up, y, up, B, C, F, threads);
     each(gate, B * F, [=](Lanes g, int64_t i) { return g / (1.0f + exponential(-g)) * load(up + i); });
-    product((const T*)l.down, gate, x, B, F, C, threads);
+    product<W>(l.down, gate, x, B, F, C, threads);
 }
 
 // x (B, C) float32: embeddings in, hidden states after the final norm out. work: B * (3C + 2KD + 2F + H * longest) + 16.
-template <class T>
+template <class W, class T>
 static void all(const Layer* layers, const void* norm, float* x, float* work, const int64_t* rows,
                 const int64_t* positions, const int64_t* sizes, float eps) {
     auto [L, B, C, H, K, D, F, longest, threads] = *reinterpret_cast<const int64_t(*)[9]>(sizes);
     for (int64_t l = 0; l < L; l++)
-        block<T>(layers[l], x, work, rows, positions, B, C, H, K, D, F, longest, eps, int(threads));
+        block<W, T>(layers[l], x, work, rows, positions, B, C, H, K, D, F, longest, eps, int(threads));
     rms_norm((const T*)norm, x, work, B, C, eps);
     memcpy(x, work, B * C * sizeof(float));
 }
 
 extern "C" {
-void decode_fp32(const Layer* layers, const void* norm, float* x, float* work, const int64_t* rows,
-                 const int64_t* positions, const int64_t* sizes, float eps) {
-    all<float>(layers, norm, x, work, rows, positions, sizes, eps);
-}
-void decode_bf16(const Layer* layers, const void* norm, float* x, float* work, const int64_t* rows,
-                 const int64_t* positions, const int64_t* sizes, float eps) {
-    all<bf16>(layers, norm, x, work, rows, positions, sizes, eps);
-}
-void product_fp32(const float* weight, const float* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
-    product(weight, x, y, B, C, N, threads);
-}
-void product_bf16(const bf16* weight, const float* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
-    product(weight, x, y, B, C, N, threads);
-}
+#define DECODE(name, W, T)                                                                                          \
+    void decode_##name(const Layer* layers, const void* norm, float* x, float* work, const int64_t* rows,           \
+                       const int64_t* positions, const int64_t* sizes, float eps) {                                 \
+        all<W, T>(layers, norm, x, work, rows, positions, sizes, eps);                                              \
+    }
+#define PRODUCT(name, W)                                                                                            \
+    void product_##name(const void* weight, const float* scale, const float* x, float* y, int64_t B, int64_t C,     \
+                        int64_t N, int threads) {                                                                   \
+        product<W>({weight, scale}, x, y, B, C, N, threads);                                                        \
+    }
+DECODE(fp32, float, float)
+DECODE(bf16, bf16, bf16)
+DECODE(int8_fp32, int8_t, float)
+DECODE(int8_bf16, int8_t, bf16)
+PRODUCT(fp32, float)
+PRODUCT(bf16, bf16)
+PRODUCT(int8, int8_t)
 }

@@ -83,6 +83,8 @@ class Engine:
         if compiled:
             if deterministic:
                 raise UsageError("compiled decoding has other last bits than deterministic arithmetic")
+            if cache is not None:
+                raise UsageError("compiled decoding reads no int8 cache", fix="leave one of the two out")
             native.library()  # an error now, not in the first step
             settle(model)
         self._slots: Slots | None = None

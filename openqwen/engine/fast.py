@@ -16,6 +16,7 @@ from openqwen.engine import native
 from openqwen.model.attention import attend
 from openqwen.model.cache import CacheRows
 from openqwen.model.context import LayerContext
+from openqwen.model.quantise import Quantised
 from openqwen.model.qwen import Block, Linear, Qwen, RMSNorm
 
 
@@ -25,11 +26,14 @@ def decode(model: Qwen, ids: Tensor, rows: CacheRows, compiled: bool = False) ->
     compiled: by native.py, where the step is one for it.
     """
     parts = rows.parts(ids, None)
-    if len(parts) > 1 or parts[0].again or not is_plain(model):
+    simple = len(parts) == 1 and not parts[0].again
+    plain = simple and is_plain(model)
+    readable = compiled and simple and (plain or is_plain(model, Quantised))
+    if readable and native.fits(model, len(ids), rows):
+        return native.decode(model, ids, rows, rows.contexts(ids, None))
+    if not plain:
         return model.hidden(ids, cache=rows)[:, 0]
     contexts = rows.contexts(ids, None)
-    if compiled and native.fits(model, len(ids), rows):
-        return native.decode(model, ids, rows, contexts)
     turns = {id(context): _turn(context) for context in contexts}
     x = F.embedding(ids[:, 0], model.embed.weight)  # (B, C)
     for layer, (block, context) in enumerate(zip(model.blocks, contexts)):
@@ -38,8 +42,8 @@ def decode(model: Qwen, ids: Tensor, rows: CacheRows, compiled: bool = False) ->
     return _norm(model.norm, x)
 
 
-def is_plain(model: Qwen) -> bool:
-    """Whether blocks and matrices are those of model/qwen.py: no adapter, no sharding, no autocast."""
+def is_plain(model: Qwen, kind: type[Linear] = Linear) -> bool:
+    """Whether blocks are those of model/qwen.py, matrices of one kind: no adapter, no sharding, no autocast."""
     kinds: set[type] = set()
     for block in model.blocks:
         if type(block) is not Block:
@@ -48,7 +52,7 @@ def is_plain(model: Qwen) -> bool:
         parts = block._modules
         attn, mlp = parts["attn"]._modules, parts["mlp"]._modules  # type: ignore[union-attr]
         kinds |= {type(part) for part in (attn["qkv"], attn["out"], mlp["gate"], mlp["up"], mlp["down"])}
-    return kinds == {Linear} and not torch.is_autocast_enabled(model.embed.weight.device.type)
+    return kinds == {kind} and not torch.is_autocast_enabled(model.embed.weight.device.type)
 
 
 def _turn(context: LayerContext) -> tuple[Tensor, Tensor]:

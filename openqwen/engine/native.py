@@ -2,7 +2,8 @@
 
 Ours. A step for a row multiplies with each weight once: torch spends more time between hundreds of calls than in them,
 and its bfloat16 products of one row read memory at a third of its rate. One call does the whole step. The twin is
-`Qwen.hidden(ids, cache=rows)`; the live parameters are read where they lie, so training between steps is seen.
+`Qwen.hidden(ids, cache=rows)`; the live parameters are read where they lie, so training between steps is seen. Weights
+in int8 (model/quantise.py) are read as codes and become numbers in registers only.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from openqwen.core.errors import MissingTool
 from openqwen.model.cache import CacheRows
 from openqwen.model.context import LayerContext
+from openqwen.model.quantise import Quantised, int8_parts
 from openqwen.model.qwen import Block, Linear, Qwen
 
 SOURCE = Path(__file__).with_name("decode.cpp")
@@ -36,12 +38,12 @@ SUMS = (
     "-fno-math-errno",
 )
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-std=c++17", "-shared", "-fPIC", *SUMS)
-MAX_ROWS = 64  # of a step, up to which this was measured to be faster than calls of torch
+MAX_ROWS = 256  # of a step, up to which this was measured to be faster than calls of torch
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 def fits(model: Qwen, count: int, rows: CacheRows) -> bool:
-    """Whether a step of `count` rows is one for this code."""
+    """Whether a step of `count` rows is one for this code; the model is one for fast.is_plain."""
     weight, cache = model.embed.weight, rows.cache
     return (
         count <= MAX_ROWS
@@ -49,14 +51,30 @@ def fits(model: Qwen, count: int, rows: CacheRows) -> bool:
         and weight.dtype in NAMES
         and cache.keys[0].dtype == weight.dtype
         and not cache.keep_all
+        and reads_weights(model)
     )
+
+
+def reads_weights(model: Qwen) -> bool:
+    """Whether there is code for how the model's matrices are held."""
+    return _codes(model) is not None
+
+
+def _codes(model: Qwen) -> str | None:
+    """What `decode` is called beside the dtype for a model's matrices; None: there is none for them."""
+    qkv: Any = model.blocks[0]._modules["attn"]._modules["qkv"]  # type: ignore[union-attr]
+    if type(qkv) is Linear:
+        return ""
+    return "int8_" if int8_parts(qkv._parameters["weight"]) is not None else None
 
 
 def reads(head: torch.nn.Module, x: Tensor) -> bool:
     """Whether `product` may stand for a call of the head with x (B, C)."""
-    if type(head) is not Linear or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or len(x) > MAX_ROWS or torch.is_autocast_enabled("cpu"):
         return False
-    return len(x) <= MAX_ROWS and head.weight.dtype in NAMES
+    if type(head) is Quantised:
+        return int8_parts(head.weight) is not None
+    return type(head) is Linear and head.weight.dtype in NAMES
 
 
 def decode(model: Qwen, ids: Tensor, rows: CacheRows, contexts: list[LayerContext]) -> Tensor:
@@ -68,7 +86,7 @@ def decode(model: Qwen, ids: Tensor, rows: CacheRows, contexts: list[LayerContex
         _layer(block, context, cache.keys[i], cache.values[i], plan.windows[i])  # type: ignore[arg-type]
         for i, (block, context) in enumerate(zip(model.blocks, contexts))
     ]
-    table = torch.tensor(layers)  # (L, 15) int64
+    table = torch.tensor(layers)  # (L, 20) int64
     per_row = 3 * config.hidden_size + 2 * config.kv_heads * config.head_dim + 2 * config.ffn
     work = torch.empty(B * (per_row + config.num_heads * longest) + 16)
     numbers = torch.tensor([rows.rows, plan.starts])  # (2, B)
@@ -77,7 +95,7 @@ def decode(model: Qwen, ids: Tensor, rows: CacheRows, contexts: list[LayerContex
         longest, torch.get_num_threads(),
     ])  # fmt: skip
     pointers = (table, model.norm.weight, x, work, numbers[0], numbers[1], sizes)
-    _function("decode", model.embed.weight.dtype)(
+    _function(f"decode_{_codes(model)}{NAMES[model.embed.weight.dtype]}")(
         *(ctypes.c_void_p(t.data_ptr()) for t in pointers), ctypes.c_float(config.norm_eps)
     )
     rows.commit()
@@ -87,8 +105,10 @@ def decode(model: Qwen, ids: Tensor, rows: CacheRows, contexts: list[LayerContex
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (B, C), weight (N, C), row after row -> (B, N) float32."""
     wide, out = x.float().contiguous(), torch.zeros(len(x), len(weight))
-    _function("product", weight.dtype)(
-        *(ctypes.c_void_p(t.data_ptr()) for t in (weight, wide, out)),
+    parts = int8_parts(weight)
+    codes, scale = (weight, None) if parts is None else parts
+    _function("product_" + ("int8" if parts else NAMES[weight.dtype]))(
+        *(ctypes.c_void_p(0 if t is None else t.data_ptr()) for t in (codes, scale, wide, out)),
         *(ctypes.c_int64(n) for n in (len(x), x.shape[1], len(weight))),
         ctypes.c_int(torch.get_num_threads()),
     )
@@ -97,32 +117,57 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 def _layer(block: Block, context: LayerContext, keys: Tensor, values: Tensor, ring: int | None) -> list[int]:
     """What decode.cpp's Layer holds. Pointers stay valid: parameters, cache and contexts outlive the call."""
-    weights = _weights(block)
-    assert all(weight.is_contiguous() for weight in weights)
     scale = 0 if context.query_scale is None else context.query_scale.data_ptr()
     return [
-        *(weight.data_ptr() for weight in weights),
+        *_pointers(block),
         keys.data_ptr(), values.data_ptr(), keys.shape[2], ring or 0,
         context.cos.data_ptr(), context.sin.data_ptr(), scale,
     ]  # fmt: skip
 
 
-def _weights(block: Block) -> list[Tensor]:
+def _pointers(block: Block) -> list[int]:
     """A block's parameters in the order of decode.cpp's Layer, found as in fast.is_plain."""
     parts: dict[str, Any] = block._modules
     attn, mlp = parts["attn"]._modules, parts["mlp"]._modules
-    modules = (
-        parts["attn_norm"], attn["qkv"], attn["qkv"], attn["out"],
-        parts["mlp_norm"], mlp["gate"], mlp["up"], mlp["down"],
-    )  # fmt: skip
-    return [m._parameters["bias" if i == 2 else "weight"] for i, m in enumerate(modules)]
+    return [
+        _pointer(parts["attn_norm"]._parameters["weight"]),
+        *_matrix(attn["qkv"]), _pointer(attn["qkv"]._parameters["bias"]), *_matrix(attn["out"]),
+        _pointer(parts["mlp_norm"]._parameters["weight"]),
+        *_matrix(mlp["gate"]), *_matrix(mlp["up"]), *_matrix(mlp["down"]),
+    ]  # fmt: skip
+
+
+def _matrix(layer: Linear) -> tuple[int, int]:
+    """Where the weights lie, and their scales; 0: they have none."""
+    weight: Any = layer._parameters["weight"]
+    if type(layer) is Linear:
+        return _pointer(weight), 0
+    parts = int8_parts(weight)
+    assert parts is not None  # `fits` has looked
+    return _pointer(parts[0]), _pointer(parts[1])
+
+
+def _pointer(tensor: Tensor) -> int:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
 
 
 @functools.cache
-def _function(name: str, dtype: torch.dtype) -> Callable[..., Any]:
-    function = getattr(library(), f"{name}_{NAMES[dtype]}")
+def _function(name: str) -> Callable[..., Any]:
+    function = getattr(library(), name)
     function.restype = None
     return function
+
+
+def missing() -> str | None:
+    """Why this machine has no compiled code; None: it has."""
+    try:
+        library()
+    except MissingTool as error:
+        return error.what
+    except OSError as error:
+        return f"no place for its library: {error}"
+    return None
 
 
 @functools.cache

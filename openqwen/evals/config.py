@@ -5,6 +5,8 @@ Report §2.6 and §3.3 (greedy decoding, few-shot and zero-shot); sizes are ours
 
 from __future__ import annotations
 
+from typing import Literal
+
 from openqwen.core.config import Config, Count, setting
 
 
@@ -18,6 +20,12 @@ class EvalsConfig(Config):
     heldout_items: Count = setting(300, source="ours", gt=0, doc="held-out questions for the chat models")
     preference_items: Count = setting(200, source="ours", gt=0, doc="held-out prompts for Figure 4")
     max_tokens: Count = setting(64, source="ours", gt=0, doc="longest reply to a question")
+    quantise: Literal["int8", "int4"] | None = setting(
+        None, source="ours", doc="bits of the models' weights (model/quantise.py); None: as they are"
+    )
+    cache: Literal["int8"] | None = setting(
+        None, source="ours", doc="bits of keys and values (model/cache_format.py); None: as the weights"
+    )
     batch_size: int = setting(64, source="ours", gt=0, doc="sequences generated together")
     margin: float = setting(
         0.25, source="ours", ge=0, doc="true scores closer than this are a tie (Figure 4)"

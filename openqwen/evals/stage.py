@@ -67,12 +67,16 @@ def load_subject(name: str, path: Path, config: EvalsConfig) -> Subject:
     """A model artefact ready to be asked."""
     from openqwen.engine import Engine
     from openqwen.model import load_model
+    from openqwen.model.config import Quantisation
+    from openqwen.model.quantise import quantise
     from openqwen.tokenizer import load_tokenizer
 
     found = find(path)
     assert found is not None
     model, tokenizer = load_model(path), load_tokenizer(path)
-    engine = Engine(model, tokenizer, max_batch=config.batch_size)
+    if config.quantise is not None:
+        quantise(model, Quantisation(weights=config.quantise))
+    engine = Engine(model, tokenizer, max_batch=config.batch_size, cache=config.cache)
     return Subject(name, KINDS[name], engine, tokenizer, found.content, model.config.max_length)
 
 

@@ -44,7 +44,7 @@ def attend(
         return _in_blocks(q, k, v, mask, window)
     if T == 1 or not (causal or window):
         return _kernel(q, k, v, mask)
-    blocks_up_to = PRODUCTS if _trains_bf16(q) else CPU_SKIPS
+    blocks_up_to = PRODUCTS if _is_slow(q) else CPU_SKIPS
     whole = not (q.device.type == "cpu" and 2 * BLOCK < S <= blocks_up_to)
     if mask is None and T == S and whole:
         return _kernel(q, k, v, causal=True)
@@ -86,16 +86,17 @@ def _slices(x: Tensor) -> Callable[[int, int], Tensor]:
     return lambda low, high: torch.cat(pieces[low // BLOCK : -(-high // BLOCK)], dim=2)
 
 
-def _trains_bf16(q: Tensor) -> bool:
-    """Whether a backward pass will follow on a CPU in bf16, whose flash kernel reaches a third of the matrix rate."""
-    return (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and torch.is_grad_enabled()
-    )
+def _is_slow(q: Tensor) -> bool:
+    """Whether torch's kernel is the slow one: many queries in bf16 on a CPU, where it reaches a third of the matrix rate.
+
+    Whether a backward pass will follow must not matter: PPO compares passes with and without.
+    """
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[1] > 1
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """The one call of torch's attention, with its heads moved outside and back."""
-    if _trains_bf16(q) and k.shape[2] <= PRODUCTS:
+    if _is_slow(q) and k.shape[2] <= PRODUCTS:
         if causal:
             mask = band(k.shape[2] - q.shape[1], q.shape[1], k.shape[2], k.shape[2], q.device)
         return _products(q, k, v, mask)

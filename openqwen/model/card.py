@@ -25,7 +25,7 @@ _USE = {
     'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n'
     'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
     "qwen": "openqwen chat FOLDER",
-    "ollama": "ollama create NAME -f Modelfile\nollama run NAME",
+    "ollama": "ollama create NAME -f Modelfile  # with -q q4_K_M Ollama makes it smaller\nollama run NAME",
 }
 
 
@@ -39,31 +39,33 @@ class Card:
     dtype: str
     chat: bool
     source: Artifact | None  # the artefact that was exported, if it was one
+    fetched: tuple[str, str] | None  # else name and commit, if it was a model of the hub
     license: str | None
     lost: str | None
     measured: Measured | None
 
     def text(self) -> str:
         """The whole file."""
-        facts = self.source.manifest["facts"] if self.source else {}
-        parts = [self._head(facts), f"# {self.name}", self._what(), self._made()]
-        if self.lost or self.measured:
-            parts.append(self._lost())
-        parts += [
-            "## Use",
-            f"```{'python' if self.target == 'qwen2' else ''}\n{_USE[self.target]}\n```",
-            self._rights(),
+        language = "python" if self.target == "qwen2" else ""
+        parts = [
+            self._head(),
+            f"# {self.name}",
+            self._what(),
+            self._made(),
+            self._lost() if self.lost else "",
+            f"## Use\n\n```{language}\n{_USE[self.target]}\n```",
+            "" if self.license else "## Licence\n\nWhoever exported this model named no licence.",
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    def _head(self, facts: Mapping[str, Any]) -> str:
+    def _head(self) -> str:
         lines = ["---"]
         if self.license:
             lines.append(f"license: {json.dumps(self.license, ensure_ascii=False)}")
         if self.target == "qwen2":
             lines.append("library_name: transformers")
         lines += ["pipeline_tag: text-generation", "tags: [openqwen, qwen]"]
-        roots = [] if self.source is None else sorted(_hub_names(self.source))
+        roots = sorted(_hub_names(self.source)) if self.source else [self.fetched[0]] if self.fetched else []
         if roots:
             lines.append(f"base_model: {json.dumps(roots[0] if len(roots) == 1 else roots)}")
         return "\n".join([*lines, "---"])
@@ -81,31 +83,24 @@ class Card:
         )
 
     def _made(self) -> str:
-        lines = [
-            f"## How it was made\n\nExported by openqwen {openqwen.__version__} (`--format {self.target}`)"
-        ]
-        if self.source is None:
-            return lines[0] + " from a folder that holds no record of its making."
-        lines[0] += (
-            ". Each line is a stage's result with the digest of its content; below it is what it was made from.\n"
-        )
-        return "\n".join([*lines, *_family(self.source, self.source.path.name, set())])
+        head = f"## How it was made\n\nExported by openqwen {openqwen.__version__} (`--format {self.target}`)"
+        if self.source is not None:
+            head += ". Each line is a stage's result with the digest of its content; below it is what it was made from."
+            return "\n".join([head, "", *_family(self.source, self.source.path.name, set())])
+        if self.fetched is not None:
+            return f"{head} from {self.fetched[0]} (commit {self.fetched[1]})."
+        return f"{head} from a folder that holds no record of its making."
 
     def _lost(self) -> str:
-        parts = [
-            "## What this format cannot say",
-            f"{self.lost[0].upper()}{self.lost[1:]}." if self.lost else "",
-        ]
+        assert self.lost is not None
+        parts = ["## What this format cannot say", f"{self.lost[0].upper()}{self.lost[1:]}."]
         if self.measured:
             parts += [
                 f"Measured on {self.measured.text} ({self.measured.num_bytes:,} bytes in {self.measured.num_blocks} "
                 "blocks), bits per byte (lower is better; the difference with its 95 % interval over blocks):",
                 self.measured.table(),
             ]
-        return "\n\n".join(part for part in parts if part)
-
-    def _rights(self) -> str:
-        return "" if self.license else "## Licence\n\nWhoever exported this model named no licence."
+        return "\n\n".join(parts)
 
 
 def _family(found: Artifact, name: str, seen: set[str], depth: int = 0) -> list[str]:

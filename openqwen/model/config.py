@@ -128,6 +128,25 @@ class ImportConfig(Config):
     )
 
 
+WeightBits = Literal["int8", "int4"]
+
+
+class Quantisation(Config):
+    """How the weights of a model that is only used are held (quantise.py)."""
+
+    weights: WeightBits = setting(source="released config of the Int8 and Int4 models")
+    group: Literal[32, 64, 128] = setting(
+        32,
+        source="ours",
+        doc="neighbours of a row that share a scale in int4; the released Int4 models have 128, chosen with data",
+    )
+    head: bool = setting(
+        False,
+        source="released config of the Int4 models",
+        doc="also the output matrix; the embedding never is",
+    )
+
+
 DecodeMode = Literal["exact", "released"]
 CacheFormat = Literal["int8", "int8-released"]  # other ways to hold keys and values than as numbers
 

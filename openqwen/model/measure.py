@@ -21,7 +21,8 @@ from openqwen.model.extend import token_losses
 from openqwen.model.qwen import Qwen
 
 MULTIPLES = (1, 2, 4)
-MOST_BLOCKS = 16
+MOST_TOKENS = 131_072  # 16 blocks of a model trained at 2048
+FEWEST_BLOCKS = 4  # whatever their size, or the interval says nothing
 _SEED = 1234  # of the bootstrap
 
 
@@ -74,7 +75,12 @@ def _more(one: Reading) -> str:
 
 def most_tokens(config: ModelConfig) -> int:
     """How much of a text is read at most."""
-    return MOST_BLOCKS * (MULTIPLES[-1] * config.max_length + 1)
+    size = MULTIPLES[-1] * config.max_length + 1
+    return size * _most_blocks(size)
+
+
+def _most_blocks(size: int) -> int:
+    return max(FEWEST_BLOCKS, MOST_TOKENS // size)
 
 
 def measure(model: Qwen, ids: np.ndarray, text: str, count_bytes: Callable[[Sequence[int]], int]) -> Measured:
@@ -91,7 +97,8 @@ def measure(model: Qwen, ids: np.ndarray, text: str, count_bytes: Callable[[Sequ
             fix=f"give more text; for all of {', '.join(f'{m}x' for m in MULTIPLES)} {4 * trained + 1:,} tokens",
         )
     size = fitting[-1] * trained + 1
-    blocks = [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)][:MOST_BLOCKS]
+    blocks = [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]
+    blocks = blocks[: _most_blocks(size)]
     lengths = [count_bytes(block[1:].tolist()) for block in blocks]
     readings = tuple(_read(model, blocks, lengths, multiple) for multiple in fitting)
     return Measured(text, len(blocks), sum(lengths), readings)

@@ -39,7 +39,7 @@ from openqwen.train.trainer import Batch, fit, run_stage
 
 def run(resolved: Resolved[PretrainConfig], inputs: dict[str, Path], out: Path) -> Artifact:
     """Trains the base model of `resolved.config` into `out`. Inputs: tokens, tokenizer, optionally a model to go on from."""
-    opened = open_inputs(inputs, {"tokens": "tokens", "tokenizer": "tokenizer", "model": "model"})
+    opened = open_inputs(inputs, {"tokens": "tokens", "tokenizer": ("tokenizer", "model"), "model": "model"})
     tokenizer = load_tokenizer(inputs["tokenizer"])
     tokens, valid = open_tokens(inputs["tokens"], "train"), open_tokens(inputs["tokens"], "valid")
     check(resolved.config, tokens, tokenizer, inputs["tokens"])

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.core.metrics import read_metrics
 from openqwen.core.shards import Tokens, open_tokens
 from openqwen.data.primer import true_score
-from openqwen.engine import Engine
+from openqwen.engine import Engine, native
 from openqwen.model.weights import save_model
 from openqwen.rlhf import ppo
 from openqwen.rlhf.config import PPOConfig
@@ -106,7 +107,7 @@ def check_inputs(models: Models, tokens: Tokens, config: PPOConfig) -> None:
 
 def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, stage: Run) -> None:
     """All steps from the last checkpoint on."""
-    engine = Engine(models.policy, models.tokenizer, max_batch=config.rows)
+    engine = rollout_engine(models, config.rows, stage)
     modules: dict[str, torch.nn.Module] = {"policy": models.policy, "value": models.value}
     policy_optimizer = make_optimizer(models.policy, config.policy_optim)
     value_optimizer = make_optimizer(models.value, config.value_optim)
@@ -135,7 +136,8 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
 
             # ---- 1 rollout: two replies a query -------------------------------------------------------------
             queries = prompts_at(prompts.train, step, config.prompts_per_step, config.seed)
-            with models.autocast():  # as in scoring and updating
+            # As in scoring and updating; compiled decoding computes in fp32.
+            with nullcontext() if engine.compiled else models.autocast():
                 replies = sample_replies(
                     engine,
                     [query for query in queries for _ in range(config.responses)],
@@ -202,6 +204,15 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
             if stop and done < config.total_steps:
                 raise stop.interrupted(f"ppo after step {done}")
     stage.fact(**summary(history, config), watchdog=sorted(named))
+
+
+def rollout_engine(models: Models, rows: int, stage: Run) -> Engine:
+    """Decodes with the live policy: by compiled code on a CPU, which a line in the log says if it cannot be."""
+    compiled = models.device.type == "cpu"
+    if compiled and (reason := native.missing()):
+        stage.log(f"rollouts are slower here: {reason}")
+        compiled = False
+    return Engine(models.policy, models.tokenizer, max_batch=rows, compiled=compiled)
 
 
 def reply_metrics(replies: Sequence[Reply], config: PPOConfig) -> dict[str, Any]:

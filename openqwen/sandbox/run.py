@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -49,12 +49,21 @@ class Result:
         return self.reason == "timeout"
 
 
-def _python(path: str) -> list[str]:
+class NoSandbox(MissingTool):
+    """Generated code was to run and nothing here contains it; 78 is sysexits' EX_CONFIG."""
+
+    exit_code = 78
+
+
+def python(path: str) -> list[str]:
+    """The command that runs a Python file inside, with the standard library only."""
     # -I: no user site, no environment, no script folder on the path. -S: only the standard library.
-    return [os.path.realpath(sys.executable), "-I", "-S", path]
+    # A virtual environment may hold a copy of the interpreter, which would not be visible inside.
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return [os.path.realpath(Path(sys.base_prefix, "bin", version)), "-I", "-S", path]
 
 
-LANGUAGES: Mapping[str, tuple[str, Callable[[str], list[str]]]] = {"python": ("program.py", _python)}
+LANGUAGES: Mapping[str, tuple[str, Callable[[str], list[str]]]] = {"python": ("program.py", python)}
 
 
 def run_program(
@@ -67,17 +76,22 @@ def run_program(
 ) -> Result:
     """Runs a program to its end or its limit and returns what it printed.
 
-    time_limit: wall-clock seconds. memory_mb: data of any one process. Raises MissingTool when no sandbox of
-    this machine passes the probes, UsageError for a language that is not in LANGUAGES.
+    time_limit: wall-clock seconds. memory_mb: data of any one process. Raises NoSandbox (exit code 78) when
+    no sandbox of this machine passes the probes, UsageError for a language that is not in LANGUAGES.
     """
+    return _run(required(), code, language, stdin, time_limit, memory_mb)
+
+
+def required() -> str:
+    """The proven backend; NoSandbox (exit code 78) says what is wrong and what to install."""
     name = backend()
     if name is None:
-        raise MissingTool(
+        raise NoSandbox(
             "no sandbox of this machine passes the probes, so generated code is not run",
             where="; ".join(failures()),
-            fix="apt install bubblewrap (Linux); check with openqwen doctor",
+            fix="apt install bubblewrap (Linux); check with openqwen sandbox doctor",
         )
-    return _run(name, code, language, stdin, time_limit, memory_mb)
+    return name
 
 
 @functools.cache
@@ -152,33 +166,52 @@ def _run(name: str, code: str, language: str, stdin: str, time_limit: float, mem
     if language not in LANGUAGES:
         raise UsageError(f"no interpreter for {language!r}", fix=f"use one of: {', '.join(LANGUAGES)}")
     file_name, command = LANGUAGES[language]
-    with _unlinked(code.encode("utf-8", "replace")) as program, _unlinked(seccomp.program()) as rules:
-        arguments = [
-            *_isolation(name),
-            *("--perms", "0444", "--ro-bind-data", str(program.fileno()), f"/work/{file_name}"),
-            *("--seccomp", str(rules.fileno()), "--"),
-            *_demotion(name),
-            *_limits(time_limit, memory_mb),
-            *command(f"/work/{file_name}"),
-        ]
-        began = time.monotonic()
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},  # bubblewrap's own environment would be readable in /proc/1/environ
-            pass_fds=(program.fileno(), rules.fileno()),
-            start_new_session=True,
-        )
-        with process:
-            out, err, reason = _watch(process, stdin.encode("utf-8", "replace"), began + time_limit)
-            exit_code = process.wait()
+    path = f"/work/{file_name}"
+    began = time.monotonic()
+    process = launch(name, code, path, command(path), int(time_limit) + 1, memory_mb)
+    with process:
+        out, err, reason = _watch(process, stdin.encode("utf-8", "replace"), began + time_limit)
+        exit_code = process.wait()
     seconds = time.monotonic() - began
     if reason == "ok" and exit_code != 0:
         reason = "error"
     stopped = reason in ("timeout", "output-limit")
     return Result(None if stopped else exit_code, out, err, reason, seconds)
+
+
+def launch(
+    name: str,
+    code: str,
+    path: str,
+    command: Sequence[str],
+    cpu: int,
+    memory_mb: int,
+    packages: Path | None = None,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Starts `command` inside backend `name` with `code` readable at `path`; its pipes belong to the caller.
+
+    cpu: seconds of processor time of any one process. packages: a folder shown read-only as /packages.
+    """
+    with _unlinked(code.encode("utf-8", "replace")) as program, _unlinked(seccomp.program()) as rules:
+        arguments = [
+            *_isolation(name),
+            *(("--ro-bind", str(packages), "/packages") if packages else ()),
+            *("--perms", "0444", "--ro-bind-data", str(program.fileno()), path),
+            *("--seccomp", str(rules.fileno()), "--"),
+            *_demotion(name),
+            *_limits(cpu, memory_mb),
+            *command,
+        ]
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={},  # bubblewrap's own environment would be readable in /proc/1/environ
+            pass_fds=(program.fileno(), rules.fileno()),
+            start_new_session=True,
+        )
 
 
 def _unlinked(data: bytes) -> IO[bytes]:
@@ -260,14 +293,14 @@ def _demotion(name: str) -> list[str]:
     return [_tool("setpriv"), "--reuid", user, "--regid", user, *gone]
 
 
-def _limits(time_limit: float, memory_mb: int) -> list[str]:
+def _limits(cpu: int, memory_mb: int) -> list[str]:
     return [
         _tool("prlimit"),
         f"--nproc={_PROCESSES}",
         f"--data={memory_mb << 20}",
         f"--fsize={_FILE_LIMIT}",
         "--nofile=128",
-        f"--cpu={int(time_limit) + 1}",
+        f"--cpu={cpu}",
         "--core=0",
         "--",
     ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
 
 import h11
@@ -16,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from openqwen.serve import wire
 
 HEAD_SECONDS = 15.0  # for the head of a request, from its first byte or from connecting
+LAST_SECONDS = 2.0  # for a client that is refused to stop writing
 MAX_FILES = 8192  # open files, thus connections
 READ_SECONDS = 30.0  # for 48 KiB of a reply to be read, once 64 KiB wait for its reader
 
@@ -44,15 +47,19 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head = Timer(HEAD_SECONDS, self._no_head)
-        self._reader = Timer(READ_SECONDS, transport.abort)
+        self._reader = Timer(READ_SECONDS, self._drop)
+        self._last = Timer(LAST_SECONDS, transport.close)
+        self._refused = False
         self._head.start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head.stop()
-        self._reader.stop()
+        for timer in (self._head, self._reader, self._last):
+            timer.stop()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self._head.start()
@@ -67,18 +74,26 @@ class Connection(H11Protocol):
         self._refuse(400, msg, "invalid_http")
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else a reply has begun: it ends here
-            body = json.dumps(wire.error(message, "invalid_request_error", code=code)).encode()
-            head = [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-                ("Connection", "close"),
-            ]
-            self._write(h11.Response(status_code=status, headers=head))
-            self._write(h11.Data(data=body))
-            self._write(h11.EndOfMessage())
-        self.transport.close()
-        self._watch_reader()
+        """Answers, if no answer has begun, and closes."""
+        self._refused = True
+        self._head.stop()
+        if self.cycle is not None and not self.cycle.response_complete:  # as for a client that has gone
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        body = json.dumps(wire.error(message, "invalid_request_error", code=code)).encode()
+        head = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Connection", "close"),
+        ]
+        self._write(h11.Response(status_code=status, headers=head))
+        self._write(h11.Data(data=body))
+        self._write(h11.EndOfMessage())
+        self.transport.write_eof()
+        self._last.start()  # to close at once would take the answer from a client that still writes
 
     def _write(self, event: h11.Event) -> None:
         self.transport.write(self.conn.send(event) or b"")
@@ -101,9 +116,14 @@ class Connection(H11Protocol):
         self._watch_reader()
 
     def _watch_reader(self) -> None:
-        """Drops the connection, and what waits in it, unless its client reads soon."""
         if self.transport.get_write_buffer_size():
             self._reader.start()
+
+    def _drop(self) -> None:
+        """Ends the connection and what waits in it, also in the system's buffers."""
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
 
 def allow_connections() -> None:

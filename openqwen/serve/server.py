@@ -31,12 +31,12 @@ from openqwen.engine.guide import Guide
 from openqwen.engine.sampling import Sampling
 from openqwen.engine.sequence import Completion, TokenScore
 from openqwen.model import load_model, load_scalar
-from openqwen.model.config import Extension
+from openqwen.model.config import CacheFormat, Extension, WeightBits
 from openqwen.serve import wire
 from openqwen.serve.body import BODY_SECONDS, MAX_BODY, B, Body, read_body
 from openqwen.serve.compare import Preferences, Reward, add_compare_routes
 from openqwen.serve.connection import Connection, allow_connections
-from openqwen.serve.decoding import use_compiled
+from openqwen.serve.decoding import use_bits, use_compiled
 from openqwen.serve.guard import ApiError, Guard
 from openqwen.serve.metrics import ServerMetrics
 from openqwen.serve.schema import (
@@ -572,6 +572,8 @@ def serve(
     dtype: Any = None,
     device: Any = None,
     compiled: bool | None = None,
+    quantise: WeightBits | None = None,
+    cache: CacheFormat | None = None,
     also: Mapping[str, Path] | None = None,
     reward: Path | None = None,
     preferences: Path | None = None,
@@ -581,6 +583,7 @@ def serve(
 
     compiled: decode by compiled code; None: where that is possible, saying so where it is not. also: further models
     by name. reward: a reward model that scores replies. preferences: the folder that comparisons are appended to.
+    quantise, cache: bits of all models' weights and of what they have read; None: as the checkpoints say.
     """
     sock = listen(host, port)
     allow_connections()
@@ -588,8 +591,10 @@ def serve(
 
         def engine(path: str | Path) -> Engine:
             model = load_model(path, dtype=dtype, device=device)
-            decoding = use_compiled(model, compiled)
-            return Engine(model, load_tokenizer(path), max_batch, max_length=max_length, compiled=decoding)
+            use_bits(model, quantise)
+            decoding = use_compiled(model, compiled, cache)
+            tokenizer = load_tokenizer(path)
+            return Engine(model, tokenizer, max_batch, max_length=max_length, compiled=decoding, cache=cache)
 
         title = name or Path(model_path).resolve().name
         local = _is_loopback(host)

@@ -17,7 +17,8 @@ from openqwen.core.errors import OpenQwenError
 from openqwen.engine.engine import Engine
 from openqwen.engine.sampling import Sampling
 from openqwen.model import load_model
-from openqwen.serve.decoding import use_compiled
+from openqwen.model.config import CacheFormat, WeightBits
+from openqwen.serve.decoding import use_bits, use_compiled
 from openqwen.tokenizer import load_tokenizer
 
 HELP = (
@@ -138,14 +139,18 @@ def chat(
     seed: int = 0,
     max_length: int | None = None,
     compiled: bool | None = None,
+    quantise: WeightBits | None = None,
+    cache: CacheFormat | None = None,
     source: TextIO | None = None,
     target: TextIO | None = None,
 ) -> None:
     """Chats with a model until the input ends. max_length: context; None takes the model's own, extended if it can.
 
-    compiled: decode by compiled code; None: where that is possible, saying so where it is not.
+    compiled: decode by compiled code; None: where that is possible, saying so where it is not. quantise: hold the
+    weights in so many bits; cache: and what was read. None: as the checkpoint says.
     """
     model = load_model(model_path)
+    use_bits(model, quantise)
     config = model.config
     room = max_length or config.max_length * (4 if config.dynamic_ntk else 1)
     engine = Engine(
@@ -153,7 +158,8 @@ def chat(
         load_tokenizer(model_path),
         max_batch=1,
         max_length=room,
-        compiled=use_compiled(model, compiled),
+        compiled=use_compiled(model, compiled, cache),
+        cache=cache,
     )
     sampling = Sampling(
         temperature=temperature,

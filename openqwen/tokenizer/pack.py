@@ -54,8 +54,8 @@ class Written:
 
 
 def run(resolved: Resolved[PackConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """Packs the train and valid splits. inputs: "corpus", "tokenizer" (artefacts)."""
-    opened = open_inputs(inputs, {"corpus": "corpus", "tokenizer": "tokenizer"})
+    """Packs the train and valid splits. inputs: "corpus", "tokenizer" (artefacts; a model has its own)."""
+    opened = open_inputs(inputs, {"corpus": "corpus", "tokenizer": ("tokenizer", "model")})
     with stage_run(out, KIND, resolved, opened) as run:
         config = resolved.config
         tokenizer = load_tokenizer(inputs["tokenizer"], encoder=config.encoder)

@@ -85,6 +85,10 @@ def test_each_prompt_by_each_model_with_each_setting(drawn: Path, inputs: dict[s
     }
     texts = {name: [r["text"] for r in whole if r["from"]["model"] == name] for name in ("one", "two")}
     assert texts["one"] != texts["two"]
+    drawn_twice = [r["text"] for r in whole if r["from"]["temperature"] > 0]
+    assert all(
+        a != b for a, b in zip(drawn_twice[::2], drawn_twice[1::2])
+    )  # each reply has a seed of its own
 
 
 def test_killed_and_restarted_it_ends_with_the_same_file(
@@ -104,8 +108,11 @@ def test_killed_and_restarted_it_ends_with_the_same_file(
     with pytest.MonkeyPatch.context() as patch:
         real = sample.answered
         patch.setattr(sample, "answered", lambda *a: asked.append(a[2]) or real(*a))
+        loads, local = [], sample.Local
+        patch.setattr(sample, "Local", lambda *a: loads.append(a[0].name) or local(*a))
         made = sample.run(settings, inputs, out)
     assert (out / "replies.jsonl").read_bytes() == whole and made.content == load(drawn, "replies").content
+    assert loads == ["two"]  # the first model had answered all
     assert sum(map(len, asked)) == 13  # the 29 lines of whole batches stood
 
 
@@ -136,6 +143,8 @@ def test_models_behind_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         made = sample.run(drawing(**flags), {"prompts": path}, tmp_path / "out")
         assert set(server.keys) == {"Bearer secret"} and server.bodies[0]["model"] == "qwen"
         assert {body["temperature"] for body in server.bodies} == {0.0, 1.0} and tries["long"] == 3
+    seeds = {r["from"]["seed"] for r in read_jsonl(made.path / "replies.jsonl")}
+    assert {body["seed"] for body in server.bodies} == seeds and len(seeds) == 9
     facts = made.manifest["facts"]
     assert facts["by_model"] == {"qwen": 6} and list(facts["problems"].values()) == [3]
     assert "too many tokens" in str(facts["problems"])
@@ -355,5 +364,11 @@ def test_a_prompts_pairs_stay_on_one_side(tmp_path: Path) -> None:
         for name in ("pairs", "heldout")
     ]
     assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 60 and 8 <= len(sides[1]) <= 28
+    found = [p for name in ("pairs", "heldout") for p in read_jsonl(made.path / f"{name}.jsonl")]
+    given = {record["reply"]: record["score"] for record in read_jsonl(scores)}
+    of_first = sorted(score for reply, score in given.items() if reply.startswith("0/"))
+    gaps = sorted(p["gap"] for p in found if p["messages"][-1]["content"] == "n0")
+    near, far = sorted((of_first[1] - of_first[0], of_first[2] - of_first[1]))
+    assert gaps == [far, of_first[2] - of_first[0]] and near < far  # the nearest two of three make no pair
     facts = made.manifest["facts"]
     assert facts["pairs"] + facts["heldout"] == 120 and facts["left_out"] == {"beyond max_pairs": 60}

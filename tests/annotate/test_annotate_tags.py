@@ -20,7 +20,7 @@ from openqwen.annotate.tags import by_rules, by_terms, keep_frequent, normalise,
 from openqwen.cli import main
 from openqwen.core.artifact import load, read_jsonl
 from openqwen.core.config import Resolved, resolve
-from openqwen.core.errors import DataError, UsageError
+from openqwen.core.errors import DataError, OpenQwenError, UsageError
 from openqwen.rlhf.prompts import read_prompts as read_ppo_prompts
 
 TAGS = st.lists(st.frozensets(st.sampled_from("abcdefg"), max_size=4), max_size=14)
@@ -238,6 +238,8 @@ def test_a_model_tags(prompts: Path, tmp_path: Path) -> None:
             tmp_path / "t",
         )
         assert len(server.bodies) == 24 and server.bodies[0]["model"] == "judge"
+    said = [record["text"] for record in read_jsonl(made.path / "answers.jsonl")]
+    assert said.count('["Poem"]') == 6 and len(said) == 24  # the model's own words are kept
     tags = json.loads((made.path / "coverage.json").read_text())["tags"]
     assert {t["tag"]: t["prompts"] for t in tags} == {"none": 18, "other": 18, "poem": 6}
     model = tiny.model_artefact(
@@ -248,6 +250,25 @@ def test_a_model_tags(prompts: Path, tmp_path: Path) -> None:
     for flags, inputs in (({"tagger": "model"}, {}), ({}, {"model": model})):
         with pytest.raises(UsageError, match="model"):
             run(config(**flags), {"prompts": prompts, **inputs}, tmp_path / "v")
+
+
+def test_a_model_that_fails_is_not_asked_again_for_what_it_has_said(prompts: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def reply(body: dict[str, object]) -> tuple[int, object]:
+        asked.append(body["messages"][-1]["content"])  # type: ignore[index]
+        return (403, {"error": "quota"}) if len(asked) == 11 else (200, f"tag {len(asked) % 3}, all")
+
+    with chat_api.serving(reply) as server:
+        flags = {"address": f"{server.address}#m", "batch_size": 4, "remote.parallel": 1, "remote.retries": 3}
+        settings = config(tagger="model", **flags)
+        with pytest.raises(OpenQwenError, match="quota"):
+            run(settings, {"prompts": prompts}, tmp_path / "t")
+        first = len(asked)
+        made = run(settings, {"prompts": prompts}, tmp_path / "t")
+    # Of two whole batches the second is asked for again, since it could have been cut.
+    assert first in (11, 12) and len(asked) - first == 20
+    assert len({*asked}) == 24 and made.manifest["facts"]["untagged"] == 0
 
 
 @pytest.mark.shared

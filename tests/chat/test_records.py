@@ -135,6 +135,12 @@ def test_calls_in_the_common_forms_become_the_react_of_serving(form: str) -> Non
     assert react.parse_step(reply["content"]).action == "clock"
 
 
+def test_what_is_said_with_a_call_is_its_thought() -> None:
+    record = json.loads(json.dumps(RECORDED["tool_calls"]))
+    record["messages"][1]["content"] = "I look."
+    assert to_messages(record)[1]["content"].startswith("Thought: I look.\nAction: clock\n")
+
+
 def test_several_calls_at_once_and_replies_without_one() -> None:
     both = {
         "from": "function_call",

@@ -20,6 +20,9 @@ import openqwen
 from openqwen.cli import main
 from openqwen.cli.imports import with_imported
 from openqwen.core import artifact
+from openqwen.core.artifact import stage_run
+from openqwen.core.config import Resolved
+from openqwen.core.jsonl import write_jsonl_zst
 from openqwen.model import ModelConfig, Qwen, load_model, save_model
 from openqwen.serve import terminal
 from openqwen.tokenizer import load_tokenizer
@@ -50,6 +53,10 @@ def random_model() -> Qwen:
     )
     model = Qwen(config)
     model.init_weights(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(8)  # logits that another model would not have by chance
     return model.eval()
 
 
@@ -142,6 +149,28 @@ def test_a_finetuning_takes_a_folder_of_others(tmp_path: Path, capsys: pytest.Ca
     assert torch.equal(logits(tmp_path / "back"), logits(made.path))
 
 
+def test_pretraining_goes_on_from_an_import(tmp_path: Path) -> None:
+    """Its folder is also the tokenizer: text is packed for it, and training goes on with both."""
+    with stage_run(tmp_path / "corpus", "corpus", Resolved(tiny.NoSettings(), {}), {}) as run:
+        for split, seed in (("train", 0), ("valid", 1)):
+            (run.path / split).mkdir()
+            records = [
+                {"id": str(n), "text": text, "source": "sums"} for n, text in enumerate(tiny.sums(seed, 60))
+            ]
+            write_jsonl_zst(run.path / split / "part-00000.jsonl.zst", records)
+    assert import_(published(tmp_path / "theirs"), "--out", tmp_path / "ours") == 0
+    ours, tokens = str(tmp_path / "ours"), str(tmp_path / "tokens")
+    pack = ["pack", "--corpus", str(tmp_path / "corpus"), "--tokenizer", ours, "--out", tokens]
+    assert main(pack) == 0
+    small = ["--context", "32", "--batch_tokens", "64", "--steps", "2", "--schedule.warmup_steps", "1"]
+    given = ["--tokens", tokens, "--tokenizer", ours, "--model", ours, "--out", str(tmp_path / "more")]
+    assert main(["pretrain", *given, *small]) == 0
+    made = artifact.load(tmp_path / "more", "model")
+    assert load_tokenizer(made.path).content == load_tokenizer(ours).content
+    change = (logits(made.path) - logits(ours)).abs().max()
+    assert 0 < change < 0.1 * logits(ours).abs().max()  # it began where the import ended
+
+
 def test_several_processes_import_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,11 +247,16 @@ def test_commands_take_names_of_the_hub(hub: Hub, tmp_path: Path, capsys: pytest
     assert said.getvalue()
     assert main(["export", "Qwen/Qwen-1_8B", "--format", "qwen2", "--out", str(tmp_path / "q")]) == 0
     assert torch.equal(logits(tmp_path / "q"), logits(hub.repos["Qwen/Qwen-1_8B"]))
+    card = (tmp_path / "q/README.md").read_text()
+    assert f"from Qwen/Qwen-1_8B (commit {COMMIT})." in card and '\nbase_model: "Qwen/Qwen-1_8B"\n' in card
     data = tiny.conversations(tmp_path / "talk.jsonl", 0, 40)
     small = ["--steps", "2", "--batch_size", "2", "--max_length", "160", "--schedule.warmup_steps", "1"]
     words = ["sft", "--model", "Qwen/Tiny", "--data", str(data), "--out", str(tmp_path / "sft")]
     assert main([*words, *small]) == 0
     assert artifact.load(tmp_path / "sft-model", "model").manifest["facts"]["source"] == "Qwen/Tiny"
+    assert main(["export", str(tmp_path / "sft"), "--format", "qwen2", "--out", str(tmp_path / "s")]) == 0
+    card = (tmp_path / "s/README.md").read_text()
+    assert f"imported from Qwen/Tiny (commit {COMMIT})" in card and '\nbase_model: "Qwen/Tiny"\n' in card
     capsys.readouterr()
     assert main(["serve", "Qwen/Nothing", "--port", "0"]) == 4
     error = capsys.readouterr().err
@@ -327,7 +361,13 @@ def test_a_tokenizer_that_padding_does_not_explain(
     config = random_model().config.model_copy(update={"vocab_size": 464 + 1024})
     save_model(Qwen(config), tmp_path / "theirs")
     assert (
-        import_(tmp_path / "theirs", "--tokenizer", tiny.tokenizer_artefact(tmp_path / "tok"), "--out", tmp_path / "o")
+        import_(
+            tmp_path / "theirs",
+            "--tokenizer",
+            tiny.tokenizer_artefact(tmp_path / "tok"),
+            "--out",
+            tmp_path / "o",
+        )
         == 4
     )
     assert "464 ids, the model 1488 embedding rows: padding does not explain that" in capsys.readouterr().err

@@ -31,6 +31,16 @@ class Small(Config):
     size: int = setting(3, source="ours")
 
 
+class Reader(Config):
+    files: tuple[str, ...] = setting((), source="ours", reads=True)
+    models: dict[str, str] = setting({}, source="ours", reads=True)
+    label: str = setting("", source="ours")
+
+
+class Nested(Config):
+    reader: Reader = setting(Reader(), source="ours")
+
+
 def make(
     path: Path, text: str = "hello", config: Small | None = None, inputs: dict | None = None
 ) -> artifact.Artifact:
@@ -55,6 +65,44 @@ def test_content_follows_results_not_settings_or_time(tmp_path: Path) -> None:
     first, second = make(tmp_path / "a"), make(tmp_path / "b", config=Small(size=4))
     assert first.content == second.content and first.fingerprint != second.fingerprint
     assert make(tmp_path / "c", "other").content != first.content
+
+
+def test_what_settings_name_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """An artefact wherever it is; a file or folder with its name; a label that happens to be a path is a label."""
+    file, model = tmp_path / "items.jsonl", make(tmp_path / "model")
+    file.write_text("one")
+
+    def mark() -> str:
+        reader = Reader(files=(str(file), "s3://bucket/x"), models={"spam": str(model.path)}, label=str(file))
+        return artifact.fingerprint("thing", Nested(reader=reader), {})
+
+    first = mark()
+    assert mark() == first
+    make(tmp_path / "model", config=Small(size=4))  # the same result in other ways
+    assert mark() == first
+    make(tmp_path / "model", "retrained")
+    retrained = mark()
+    assert retrained != first
+    model = load((tmp_path / "model").rename(tmp_path / "elsewhere"), "thing")
+    assert mark() == retrained
+    file.write_text("two")
+    assert mark() != retrained
+    only_label = [Reader(label=str(file)), Reader(label=str(tmp_path / "elsewhere"))]
+    before = [artifact.fingerprint("thing", config, {}) for config in only_label]
+    file.write_text("three")
+    assert [artifact.fingerprint("thing", config, {}) for config in only_label] == before
+
+
+def test_an_unfinished_run_tells_what_it_reads(tmp_path: Path) -> None:
+    """So a checkpoint can be asked for its inputs, and what is told at the end is what it began with."""
+    given = tmp_path / "given.txt"
+    given.write_text("one")
+    inputs = {"given": given}
+    with stage_run(tmp_path / "a", "thing", Resolved(Small(), {}), inputs) as run:
+        begun = json.loads((run.path / "manifest.json").read_text())
+        given.write_text("two")
+    assert begun["inputs"]["given"]["path"] == "../given.txt" and find(tmp_path / "a") is not None
+    assert load(tmp_path / "a", "thing").manifest["inputs"] == begun["inputs"]
 
 
 def test_current_follows_settings_and_inputs(tmp_path: Path) -> None:

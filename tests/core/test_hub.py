@@ -50,6 +50,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         ("a/vocab.tiktoken", None),
         ("a/b c", None),
         ("a/b@", None),
+        ("a/b@../../etc", None),
         ("Ünï/b", None),
     ],
 )
@@ -106,7 +107,7 @@ def test_refusals(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_hub.use(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
-    assert "HF_ENDPOINT" in str(refused("Qwen/Qwen-7B", "does not give it: ConnectError").fix)
+    assert "HF_ENDPOINT" in str(refused("Qwen/Qwen-7B", "does not give it: Connect").fix)
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

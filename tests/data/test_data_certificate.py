@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def built(folder: Path, benchmarks: list[Path], **more: Any) -> Artifact:
-    """Twenty documents; the first five hold an item of the benchmark each, one of them between much other text."""
+def built(folder: Path, benchmarks: list[Path], more: Sequence[str] = (), **settings: Any) -> Artifact:
+    """Twenty documents and `more`; the first five hold an item of the benchmark each, one between much other text."""
     rng = random.Random(5)
     texts = [f"{words(rng, 40)}. {ITEMS[n % 3].upper()} {words(rng, 40)}." for n in range(4)]
     much = ". ".join(words(rng, 10) for _ in range(20))
     texts.append(f"{much}. {ITEMS[0]} {much[::-1]}.")
-    texts += [words(rng, 80) + "." for _ in range(15)]
+    texts += [*(words(rng, 80) + "." for _ in range(15)), *more]
     folder.mkdir()
     (folder / "in.jsonl").write_text(
         "\n".join(json.dumps({"id": f"d{n}", "text": text}) for n, text in enumerate(texts))
@@ -65,7 +65,7 @@ def built(folder: Path, benchmarks: list[Path], **more: Any) -> Artifact:
         "valid_fraction": 0.2,
         "shard_bytes": 4000,
         "decontaminate__benchmarks": [str(path) for path in benchmarks],
-        **more,
+        **settings,
     }
     return run(resolved(DataConfig, "data", **flags), {"input": folder / "in.jsonl"}, folder / "corpus")
 
@@ -82,8 +82,8 @@ def numbers(ids: list[dict[str, Any]]) -> list[str]:
 # ---- what it states --------------------------------------------------------------------------------------------
 def test_a_clean_corpus_names_what_was_dropped(clean: Artifact, benchmark: Path, tmp_path: Path) -> None:
     stated = certify(clean, benchmark, tmp_path / "cert.json")
-    assert (stated["items"], stated["documents"], stated["cut"]) == (3, 15, 0)
-    assert stated["hits"] == {"documents": 0, "named": []}
+    assert (stated["items"], stated["documents"]) == (3, 15)
+    assert stated["hits"] == stated["cut"] == {"documents": 0, "named": []}
     assert numbers(stated["removed"]["named"]) == ["d0", "d1", "d2", "d3", "d4"]
     assert {i for one in stated["removed"]["named"] for i in one["items"]} == {"q0", "q1", "q2"}
     gone = [
@@ -107,12 +107,41 @@ def test_phrases_are_counted_over_the_whole_corpus(benchmark: Path, tmp_path: Pa
     assert numbers(few["hits"]["named"]) == ["d1", "d2"]  # the first item stands in three documents
 
 
-def test_cut_documents_are_counted(benchmark: Path, tmp_path: Path) -> None:
-    found = built(tmp_path / "c", [benchmark], decontaminate__overlap="cut")
+def test_cut_documents_are_counted_for_the_benchmark_they_overlapped_with(
+    benchmark: Path, tmp_path: Path
+) -> None:
+    """Two benchmarks, one file of which alone was met by what was cut; what was taken out is kept to be scanned."""
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"id": "r0", "question": ITEMS[1]}) + "\n")
+    found = built(tmp_path / "c", [benchmark, other], decontaminate__overlap="cut")
     stated = certify(found, benchmark, tmp_path / "cert.json")
     cut = [d for d in Account(found).documents(["train", "valid"]) if "cut" in d.record["scores"]]
-    assert stated["cut"] == len(cut) >= 1 and stated["hits"]["documents"] == 0
-    assert stated["removed"]["documents"] + stated["cut"] == 5
+    assert numbers(stated["cut"]["named"]) == ["d4"] == [d.record["id"].rpartition("#")[2] for d in cut]
+    assert stated["cut"]["named"][0]["items"] == ["q0"] and stated["hits"]["documents"] == 0
+    assert stated["removed"]["documents"] == 4
+    (before,) = Account(found).documents(["cut"])
+    assert ITEMS[0] in before.record["text"] and ITEMS[0] not in cut[0].record["text"]
+    beside = certify(found, other, tmp_path / "other.json")
+    assert numbers(beside["removed"]["named"]) == ["d1"] and beside["cut"]["documents"] == 0
+    assert verify(tmp_path / "cert.json", None, None, again=True) == stated
+
+
+def test_a_document_that_was_cut_counts_once(tmp_path: Path) -> None:
+    """What it still holds is one document's, not also that of the page it was: no phrase, and no part cut out."""
+    settings = {"decontaminate__overlap": "cut", "decontaminate__max_documents": 1, "dedup__fuzzy": False}
+    one = tmp_path / "one.jsonl"
+    item = "How long do seven painters need for the wall that two of them would finish in a week of rain?"
+    one.write_text(json.dumps({"id": "q", "question": item}) + "\n")
+    rng = random.Random(6)
+    text = "\n".join([*(words(rng, 10) for _ in range(40)), item, *(words(rng, 10) for _ in range(40))])
+    found = built(tmp_path / "c", [one], more=[text], **settings)
+    (before,) = Account(found).documents(["cut"])
+    left = tmp_path / "left.jsonl"
+    few = " ".join([*text.split()[:20], words(rng, 80)])  # less than half of an item may be a phrase
+    left.write_text(json.dumps({"id": "x", "question": few}) + "\n")
+    stated = certify(found, left, tmp_path / "cert.json")
+    assert stated["hits"]["named"] == [{"document": before.record["id"], "items": ["x"]}]
+    assert stated["cut"]["documents"] == 0
 
 
 # ---- that nothing changes unnoticed ----------------------------------------------------------------------------

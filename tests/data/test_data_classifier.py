@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from openqwen.core.artifact import sha256_file, write_jsonl
 from openqwen.core.errors import DataError
 from openqwen.core.intervals import wilson
 from openqwen.data import classifier, classifier_stage, filters
-from openqwen.data.config import ClassifierConfig
+from openqwen.data.config import ClassifierConfig, TrainingConfig
 from openqwen.data.documents import Document
+from openqwen.data.text import batches, tokens
 
 
 def examples(path: Path, count: int = 60) -> Path:
@@ -144,3 +146,45 @@ def test_the_shipped_examples_say_where_they_are_from() -> None:
     for record in records:
         assert record["source"] in ("ours", "primer") or "public domain" in record["licence"]
     assert len({r["text"] for r in records}) == len(records)
+
+
+@given(st.lists(st.text(alphabet="ab 3!！…你", max_size=30), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_marks_are_counted_in_each_text(texts: list[str]) -> None:
+    found = classifier.punctuation(texts)
+    for text, own in zip(texts, found.tolist()):
+        shares = [min(1.0, text.count(mark) / max(20, len(text)) * 20) for mark in "!！?？$%€¥#*…0123456789"]
+        assert own == pytest.approx(shares, abs=1e-15)
+
+
+def test_features_of_a_text_do_not_depend_on_its_neighbours() -> None:
+    texts = [text for text, _ in classifier.read_examples(classifier.EXAMPLES)] * 8  # more than one batch
+    assert len(list(batches(texts))) > 1
+    row, column, value = classifier.features(texts)
+    for i in (0, 7, 440, len(texts) - 1):
+        _, own, alone = classifier.features([texts[i]])
+        assert (column[row == i] == own).all() and (value[row == i] == alone).all()
+        counts = Counter(" ".join(run) for n in (1, 2, 3) for run in windows(tokens(texts[i]), n))
+        shares = np.sqrt(list(counts.values())) / np.sqrt(sum(counts.values()))
+        assert np.allclose(np.sort(alone[own < 1 << classifier.BITS]), np.sort(shares))
+
+
+def windows(words: list[str], n: int) -> list[list[str]]:
+    return [words[i : i + n] for i in range(len(words) - n + 1)]
+
+
+def test_training_sums_in_the_order_of_the_examples() -> None:
+    examples = classifier.read_examples(classifier.EXAMPLES)[::4]
+    config = TrainingConfig(steps=12)
+    truth = np.array([label == "spam" for _, label in examples], float)
+    row, column, value = classifier.features([text for text, _ in examples])
+    weights, bias = np.zeros((1 << classifier.BITS) + 21), 0.0
+    balance = np.where(truth > 0, 0.5 / truth.sum(), 0.5 / (len(truth) - truth.sum()))
+    for _ in range(config.steps):
+        logits = np.bincount(row, weights=value * weights[column], minlength=len(truth)) + bias
+        error = (0.5 * (1 + np.tanh(0.5 * logits)) - truth) * balance
+        slope = np.bincount(column, weights=value * error[row], minlength=len(weights))
+        weights -= config.rate * (slope + config.decay * weights)
+        bias -= config.rate * float(error.sum())
+    model = classifier.train(examples, "spam", config)
+    assert (model.weights == weights.astype(np.float32)).all() and model.bias == bias

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import random
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -140,6 +143,32 @@ def test_any_soup_gives_clean_text(soup: str) -> None:
     for whole in (False, True):
         text = main_text(soup, whole)
         assert not re.search("[\x00-\x08\x0b-\x1f\ud800-\udfff]|[ \t]$|\n\n\n", text, re.MULTILINE)
+
+
+def test_control_characters_go_wherever_they_stand() -> None:
+    marks = "\0\x08\x0b\x0c\x1f\x7f\ufeff\ufffe\uffff\ud800"
+    for mark in marks:
+        assert main_text(f"<p>One{mark} word</p><s{mark}cript>x</s{mark}cript>", whole=True) == "One word"
+    assert main_text(marks) == ""
+
+
+def test_a_page_is_freed_without_the_garbage_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        main_text(page(FRAME.format(f"<article><p>{PROSE}</p></article>" * 20)))
+        assert gc.collect() < 20  # objects of a page that hold each other: hundreds
+    finally:
+        gc.enable()
+
+
+def test_the_child_imports_little() -> None:
+    code = "import sys, openqwen.data.extractor; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"lxml.etree", "openqwen.data.extractor"} <= set(loaded)
+    assert {"numpy", "pydantic", "pyarrow"}.isdisjoint(loaded)
 
 
 # --- encodings ----------------------------------------------------------------------------------------------------

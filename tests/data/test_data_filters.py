@@ -22,7 +22,7 @@ from openqwen.data.config import (
     SourcesConfig,
 )
 from openqwen.data.documents import Document
-from openqwen.data.extract import main_text, tidy
+from openqwen.data.html_text import main_text, tidy
 from openqwen.data.rules import RULES
 from openqwen.data.sources.standard_library import NEVER, module_names, pydoc_pages, stdlib_sources
 
@@ -172,15 +172,16 @@ def test_every_rule_says_where_it_comes_from_and_measures_something() -> None:
 def test_repetition_equals_counting(documents: list[list[str]]) -> None:
     texts = [" ".join(d) for d in documents]
     for own, text, values in zip(documents, texts, quality.repetition(texts)):
-        runs = Counter(" ".join(own[i : i + 2]) for i in range(len(own) - 1))
-        top = max((len(run) * count for run, count in runs.items() if count > 1), default=0)
-        assert values["top_2"] == pytest.approx(top / max(1, len(text)))
-        seen, covered = set(), set()
-        for i in range(len(own) - 4):
-            if tuple(own[i : i + 5]) in seen:
-                covered |= set(range(i, i + 5))
-            seen.add(tuple(own[i : i + 5]))
-        assert values["dup_5"] == pytest.approx(sum(len(own[i]) for i in covered) / max(1, len(text)))
+        for n in range(2, 11):
+            runs = [" ".join(own[i : i + n]) for i in range(len(own) - n + 1)]
+            top = max((len(run) * count for run, count in Counter(runs).items() if count > 1), default=0)
+            again = [i for i, run in enumerate(runs) if run in runs[:i]]
+            covered = {place for i in again for place in range(i, i + n)}
+            if n <= 4:
+                assert values[f"top_{n}"] == pytest.approx(top / max(1, len(text)))
+            else:
+                share = sum(len(own[i]) for i in covered) / max(1, len(text))
+                assert values[f"dup_{n}"] == pytest.approx(share)
 
 
 def test_classifiers_learn_from_examples_and_are_deterministic() -> None:

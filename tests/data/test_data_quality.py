@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openqwen.core.config import source_of
 from openqwen.data import quality
@@ -62,3 +64,25 @@ def test_good_texts_pass(lang: str, most: dict[str, float]) -> None:
         texts = [r["text"] for r in records if r["domain"] == domain][:80]
         _, dropped = quality.filter_rules([Document("x", t, "web", lang) for t in texts], RulesConfig())
         assert len(dropped) <= share * len(texts) + 1, (domain, [d.detail for d in dropped])
+
+
+PIECES = [*'x_é中1.!。…”" \n\u3000', "...", "the", "be", "of", "to", "and"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_measures_are_what_they_are_called(text: str) -> None:
+    found, words = quality.measure(text), text.split()
+    assert found["words"] == len(words)
+    assert found["word_length"] == max(1, sum(map(len, words))) / max(1, len(words))
+    assert found["alphabetic"] == sum(any(map(str.isalpha, word)) for word in words) / max(1, len(words))
+    assert found["letters"] == sum(map(str.isalpha, text)) / max(1, len(text))
+    assert found["longest_run"] == (0 if "中" in text else max(map(len, words), default=0))
+    stops = ["the", "be", "to", "of", "and", "that", "have", "with"]
+    assert found["stopwords"] == sum(re.search(rf"\b{word}\b", text) is not None for word in stops)
+    assert found["sentences"] == len(re.findall(r"[.!?](?=[\s\"'”’)]|$)|[。！？]", text))
+
+
+def test_placeholders_count_in_both_languages() -> None:
+    assert quality.measure("Please log in to read all of it.")["placeholders"] == 6 / 25
+    assert quality.measure("请登录以后再看")["placeholders"] == 2 / 7

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openqwen.data import exact
 from openqwen.data.documents import Document
-from openqwen.data.text import batches, grams, normal_form, token_stream, tokens
+from openqwen.data.text import batches, crowded, grams, mix, normal_form, token_stream, tokens
 
 WORDS = st.lists(
     st.sampled_from(["alpha", "Beta", "42", "你", "好", "x1", "été", "日本", "ß"]), min_size=1, max_size=30
@@ -103,3 +103,15 @@ def test_exact_keeps_the_first_and_says_which() -> None:
 @given(st.text(max_size=300))
 def test_surrogates_and_any_text_are_harmless(text: str) -> None:
     assert isinstance(exact.key(text + "\ud800"), bytes)
+
+
+@given(st.lists(st.integers(0, 30), max_size=60))
+def test_no_repeated_key_is_missed(numbers: list[int]) -> None:
+    keys = mix(np.array(numbers, np.uint64))
+    places = crowded(keys).tolist()
+    assert places == sorted(set(places))
+    assert {i for i, number in enumerate(numbers) if numbers.count(number) > 1} <= set(places)
+
+
+def test_most_single_keys_are_passed_over() -> None:
+    assert len(crowded(mix(np.arange(10_000, dtype=np.uint64)))) < 3_000

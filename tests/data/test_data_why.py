@@ -181,7 +181,6 @@ def test_a_damaged_account_is_no_answer(
         assert main(["data", "why", str(tmp_path / "corpus"), ident]) == 4, name
         assert name in capsys.readouterr().err
         shutil.rmtree(tmp_path / "corpus")
-    assert main(["data", "why", str(account.corpus.path), ident, "--tokens", "x"]) == 2
 
 
 # ---- seen ------------------------------------------------------------------------------------------------------
@@ -311,8 +310,8 @@ def test_a_model_that_came_from_another_one(trained: Trained, in_process: Artifa
         runs_on(trained.corpus, tmp_path / "copy" / "base")
 
 
-def test_a_checkpoint_of_a_run_that_goes_on(trained: Trained, tmp_path: Path) -> None:
-    """It has seen what the steps before it read; other tokens are refused."""
+def test_a_checkpoint_of_a_run_that_goes_on(trained: Trained, in_process: Artifact, tmp_path: Path) -> None:
+    """It has seen what the steps before it read, and so has a model that it goes on from."""
     tokens, tokenizer = trained.base.parent / "tokens", trained.base.parent / "tokenizer"
     flags = {**TINY, "steps": trained.steps, "checkpoint_interval": 10}
     config = resolve(PretrainConfig, "pretrain", flags=flags, environ={})
@@ -324,20 +323,19 @@ def test_a_checkpoint_of_a_run_that_goes_on(trained: Trained, tmp_path: Path) ->
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "fit", killed)
-        loop.run(config, {"tokens": tokens, "tokenizer": tokenizer}, tmp_path / "base")
+        loop.run(config, {"tokens": tokens, "tokenizer": tokenizer, "model": trained.base}, tmp_path / "base")
     checkpoint = tmp_path / "base" / "checkpoints" / "step-00000070"
-    (run,) = runs_on(trained.corpus, checkpoint, tokens)
+    before, run = runs_on(trained.corpus, checkpoint)
     (whole,) = runs_on(trained.corpus, trained.base)
+    assert before == whole
     for ident in set(trained.documents):
         assert seen(run, ident)["steps"] == [step for step in seen(whole, ident)["steps"] if step <= 70]
+    with pytest.raises(DataError, match="was trained on this corpus"):
+        runs_on(in_process, checkpoint)
     with pytest.raises(DataError, match="not finished"):
         runs_on(trained.corpus, tmp_path / "base")
     with pytest.raises(DataError, match="no checkpoint there"):
-        runs_on(trained.corpus, tmp_path / "base", tokens)
-    few = resolve(PackConfig, "pack", flags={"shard_tokens": 900}, environ={})
-    pack(few, {"corpus": trained.corpus.path, "tokenizer": tokenizer}, tmp_path / "tokens")
-    with pytest.raises(DataError, match="began with other tokens"):
-        runs_on(trained.corpus, checkpoint, tmp_path / "tokens")
+        runs_on(trained.corpus, tmp_path / "step-00000070")
 
 
 def test_steps_of_ppo_are_those_of_the_pretrained_gradient(
@@ -405,4 +403,9 @@ def test_steps_of_ppo_are_those_of_the_pretrained_gradient(
     }
     for ident in set(documents):
         assert seen(run, ident)["steps"] == [step for step in sorted(read) if ident in read[step]]
+    checkpoint = tmp_path / "rlhf" / "checkpoints" / "step-00000004"  # as it was while the run went on
+    checkpoint.mkdir(parents=True)
+    (half,) = runs_on(trained.corpus, checkpoint)
+    for ident in set(documents):
+        assert seen(half, ident)["steps"] == [step for step in seen(run, ident)["steps"] if step <= 4]
     assert steps_with(opened, range(5), Reading(16, 5, 0, 9)) == []  # without a pretrained gradient

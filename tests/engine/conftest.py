@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from openqwen.engine import native
 from openqwen.model.config import ModelConfig
 from openqwen.model.qwen import Qwen
 from openqwen.tokenizer import Tokenizer
@@ -58,3 +59,14 @@ def generate_naive(model: Qwen, prompt: list[int], count: int, stop_ids: set[int
         if token in stop_ids:
             break
     return ids[len(prompt) :]
+
+
+@pytest.fixture(params=["", "-mno-avx512f"], ids=["this processor", "older processors"])
+def processor(request, monkeypatch):
+    """The compiled code as it is made here, and without what only some processors have."""
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *request.param.split()))
+    for memo in (native.library, native._function):
+        memo.cache_clear()
+    yield
+    for memo in (native.library, native._function):
+        memo.cache_clear()

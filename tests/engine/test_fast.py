@@ -38,17 +38,6 @@ def small() -> Qwen:
     return sharpened(CONFIG)
 
 
-@pytest.fixture(params=["", "-mno-avx512f"], ids=["this processor", "older processors"])
-def processor(request, monkeypatch):
-    """The compiled code as it is made here, and without what only some processors have."""
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *request.param.split()))
-    for memo in (native.library, native._function):
-        memo.cache_clear()
-    yield
-    for memo in (native.library, native._function):
-        memo.cache_clear()
-
-
 @pytest.mark.parametrize("compiled", [False, True], ids=["calls", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from openqwen.model import Extension, ModelConfig
 from openqwen.model.qwen import Qwen
 from tests.engine.conftest import sharpened
 
-SCHEDULES = {"calls": 110, "compiled": 40, "deterministic": 50, "int8 cache": 25}
+SCHEDULES = {"calls": 110, "compiled": 40, "deterministic": 50, "int8 cache": 8}
 WAYS: tuple[Extension | None, ...] = (
     None,  # as the checkpoint says: dynamic NTK and LogN
     Extension(windows=(9, 40)),

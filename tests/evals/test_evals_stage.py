@@ -146,3 +146,13 @@ def test_the_reward_is_read_at_the_end_of_the_reply(inputs: dict[str, Path]) -> 
     alone = stage.score_replies(inputs["reward"], [question], ["a"], batch=1)
     assert scores[0] == pytest.approx(scores[2]) == pytest.approx(alone[0], abs=1e-5)
     assert scores[0] != pytest.approx(scores[1], abs=1e-6)
+
+
+def test_a_model_is_asked_with_as_many_bits_as_the_recipe_says(inputs: dict[str, Path]) -> None:
+    pytest.importorskip("torchao")
+    from openqwen.model.quantise import is_quantised
+
+    for settings in ({}, {"quantise": "int8", "cache": "int8"}):
+        engine = stage.load_subject("chat", inputs["chat"], EvalsConfig(**settings)).engine
+        assert is_quantised(engine.model) == bool(settings) and engine.held == settings.get("cache")
+        assert engine.loglikelihood([([65, 66, 67], [68])])[0][0] < 0

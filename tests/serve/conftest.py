@@ -56,8 +56,9 @@ def endless(engine: Engine) -> Engine:
 def running(model: Qwen, tokenizer: Tokenizer, **settings: Any) -> Iterator[tuple[str, Any]]:
     """The address of a server and its service."""
     compiled = settings.pop("compiled", False)
+    longest = settings.pop("max_length", 700)
     engine = endless(
-        Engine(model, tokenizer, settings.pop("max_batch", 32), max_length=700, compiled=compiled)
+        Engine(model, tokenizer, settings.pop("max_batch", 32), max_length=longest, compiled=compiled)
     )
     app = create_app(engine, name="tiny", **settings)
     sock, started = listen("127.0.0.1", 0), threading.Event()

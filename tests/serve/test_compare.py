@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -22,6 +23,7 @@ from openqwen.model.heads import ScalarModel
 from openqwen.reward.data import read_pairs, render_pair_side
 from openqwen.reward.loop import score
 from openqwen.serve.compare import FILE, Preferences, Reward
+from openqwen.serve.metrics import ServerMetrics
 from tests.serve.conftest import endless, running, tiny_model
 
 ASKED = [{"role": "user", "content": "Which?"}]
@@ -82,6 +84,17 @@ def test_metrics_count_over_all_models(compared):
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values["openqwen_running"]) == 0 and float(values["openqwen_reply_tokens_total"]) >= 3
     assert service.metrics is service.named("other").metrics
+
+
+def test_gauges_are_sums_over_the_engines():
+    class Idle:
+        def __init__(self, running: int, waiting: int) -> None:
+            self.scheduler = SimpleNamespace(running=[0] * running, waiting=[0] * waiting)
+
+    metrics = ServerMetrics()
+    for engine in (Idle(2, 1), Idle(3, 0)):
+        metrics.observe(engine)
+    assert b"openqwen_running 5.0" in metrics.text() and b"openqwen_waiting 1.0" in metrics.text()
 
 
 def test_scores_are_those_of_the_reward_stage(compared, judge, tokenizer):

@@ -11,6 +11,7 @@ import torch
 from openqwen.core.errors import MissingTool, UsageError
 from openqwen.engine import native
 from openqwen.model import save_model
+from openqwen.model.quantise import is_quantised
 from openqwen.serve import chat
 from openqwen.serve.decoding import use_compiled
 from openqwen.serve.terminal import Engine as TerminalEngine
@@ -82,3 +83,27 @@ def test_chat_decodes_compiled_and_says_the_same(model, tokenizer, tmp_path, mon
         )
         said.append(out.getvalue())
     assert made == [True, False] and said[0] == said[1] != "\n"
+
+
+@needs_compiler
+def test_chat_with_fewer_bits(model, tokenizer, tmp_path, monkeypatch, capsys):
+    """The flags reach the engine, what they save is said, and that there is no compiled code for them."""
+    pytest.importorskip("torchao")
+    save_model(model, tmp_path)
+    tokenizer.save(tmp_path)
+    made = []
+
+    class Spy(TerminalEngine):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            made.append((is_quantised(self.model), self.held, self.compiled))
+
+    monkeypatch.setattr("openqwen.serve.terminal.Engine", Spy)
+    for bits in ({"quantise": "int8"}, {"quantise": "int4"}, {"cache": "int8"}):
+        source, target = io.StringIO("hello\n"), io.StringIO()
+        chat(tmp_path, temperature=0, max_tokens=5, source=source, target=target, **bits)
+        assert target.getvalue()
+    assert made == [(True, None, True), (True, None, False), (False, "int8", False)]
+    out, err = capsys.readouterr()
+    assert "weights in int8" in out and "MiB instead of" in out
+    assert "no int4 weights" in err and "no int8 cache" in err

@@ -19,8 +19,9 @@ import pytest
 
 from openqwen.chat import chatml
 from openqwen.core.errors import UsageError
-from openqwen.engine import Sampling
+from openqwen.engine import Engine, Sampling
 from openqwen.model import save_model
+from openqwen.model.config import Extension
 from openqwen.serve.server import listen, serve
 from tests.serve.conftest import wait_until
 
@@ -117,6 +118,76 @@ def test_echo_and_logprobs_score_as_in_process(start, twin, tokenizer, compiled)
         assert sum(logprobs.token_logprobs[part]) == pytest.approx(value, abs=1e-4)
         tops = [max(top.values()) for top in logprobs.top_logprobs[part]]
         assert (logprobs.token_logprobs[part] == tops) == greedy
+
+
+def test_lm_evaluation_harness_generates_as_in_process(client, twin, tokenizer):
+    """What its generate_until tasks send: ids of several prompts, where to stop, greedy."""
+    prompts = [tokenizer.encode(f"Question: {i} and {i * 7}?\nAnswer:") for i in range(6)]
+    stop = ["\n\n", "Question:", "<|endoftext|>"]
+    reply = client.completions.create(
+        model="tiny", prompt=prompts, max_tokens=24, temperature=0, stop=stop, seed=1234
+    )
+    expected = twin.generate(prompts, Sampling(temperature=0, max_tokens=24, stop=tuple(stop)))
+    assert [choice.text for choice in reply.choices] == [own.text for own in expected]
+
+
+def test_a_score_stands_for_the_control_token_that_ends_a_reply_too(start, tokenizer):
+    """lm-evaluation-harness takes the last score of an echo for the one new token, whatever that is."""
+    with start() as (url, service):
+        service.engine.end_ids = frozenset([tokenizer.eos_id])
+        client = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
+        reply = client.completions.create(
+            model="tiny",
+            prompt=[65] * 9,
+            max_tokens=1,
+            echo=True,
+            logprobs=1,
+            temperature=0,
+            logit_bias={str(tokenizer.eos_id): 100},
+        )
+    assert reply.choices[0].finish_reason == "stop"
+    assert len(reply.choices[0].logprobs.token_logprobs) == 10
+
+
+def test_streamed_choices_with_scores_and_a_stop_string(client):
+    """n, logprobs and stop in one stream: each choice is what it is unstreamed, and ends once."""
+    asked = {"model": "tiny", "messages": HELLO, "max_tokens": 40, "n": 3, "seed": 7, "temperature": 1.2}
+    asked |= {"logprobs": True, "top_logprobs": 2, "stop": ["e", "終"]}
+    whole = client.chat.completions.create(**asked)
+    assert "stop" in {choice.finish_reason for choice in whole.choices}
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    for choice in whole.choices:
+        own = [chunk for chunk in chunks if chunk.index == choice.index]
+        assert "".join(chunk.delta.content or "" for chunk in own) == choice.message.content
+        reasons = [chunk.finish_reason for chunk in own]
+        assert reasons == [None] * (len(own) - 1) + [choice.finish_reason]
+        scores = [score for chunk in own if chunk.logprobs for score in chunk.logprobs.content]
+        assert [s.token for s in scores] == [s.token for s in choice.logprobs.content]
+        assert [s.logprob for s in scores] == pytest.approx(
+            [s.logprob for s in choice.logprobs.content], abs=1e-4
+        )
+
+
+def test_a_request_chooses_how_its_context_is_extended(start, model, tokenizer):
+    with start(max_length=None) as (url, service):
+        assert service.context == 512
+        post = lambda **body: httpx.post(url + "/v1/completions", json=body, timeout=30)  # noqa: E731
+        long = {"prompt": [65 + i % 26 for i in range(700)], "max_tokens": 5, "temperature": 0}
+        assert post(**long).json()["error"]["code"] == "context_length_exceeded"
+        for given in ({"dynamic_ntk": True}, {"dynamic_ntk": True, "logn": True}):
+            reply = post(**long, extension=given, logprobs=0).json()
+            own = Engine(model, tokenizer).generate(
+                [long["prompt"]],
+                Sampling(temperature=0, max_tokens=5, stop_ids=(), logprobs=0),
+                extension=Extension(**given),
+            )[0]
+            assert reply["choices"][0]["text"] == own.text
+            assert reply["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(
+                [score.logprob for score in own.scores], abs=1e-4
+            )
+        assert post(**long, extension={"dynamic_ntk": False}).status_code == 400
+        assert post(prompt="x", extension={"ntk": True}).status_code == 400
+        assert post(prompt="x", extension=None).status_code == 200
 
 
 def test_echo_gives_the_text_its_offsets_and_nothing_new_where_none_is_asked_for(client, tokenizer):

@@ -166,7 +166,7 @@ batch_size = 4
 sample_tokens = 2
 num_samples = 1
 stop_prompts = 2
-stages = [{ name = "general" }, { name = "code", steps = 6, "optim.lr" = 2e-3 }]
+stages = [{ name = "general" }, { name = "code", steps = 6, "optim.lr" = 2e-3, micro_batch = 2 }]
 [sft.schedule]
 warmup_steps = 1
 [sft.optim]
@@ -188,7 +188,13 @@ def test_several_finetunings_are_one_recipe(
     assert [a.manifest["facts"]["samples"]["data"] for a in (first, last)] == [120, 40]
     assert [a.metrics[-1]["step"] for a in (first, last)] == [4, 6]
     origin = json.loads((last.path / "origin.json").read_text())
-    assert origin["steps"] == origin["optim.lr"] == origin["batch_size"] == "recipe code"
+    assert (
+        origin["steps"]
+        == origin["optim.lr"]
+        == origin["batch_size"]
+        == origin["micro_batch"]
+        == "recipe code"
+    )
     capsys.readouterr()
     assert main([*words, *data]) == 0 and capsys.readouterr().out.count("already made") == 2
     for wrong in (

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from openqwen.core.errors import MissingTool, OpenQwenError
+from openqwen.core.errors import DataError, MissingTool, OpenQwenError
 from openqwen.data.config import SourcesConfig
 from openqwen.data.documents import Bad, Raw, printable
 from openqwen.data.encoding import decode_page
@@ -26,6 +26,7 @@ from openqwen.data.sources.files import (
     kind_of,
     open_packed,
 )
+from openqwen.data.sources.samples import COLUMNS, SOURCE, is_sample, sample_text
 from openqwen.data.store import is_address, open_input
 
 _LABELS = 1 << 20  # labels remembered, about 100 MB
@@ -142,10 +143,19 @@ def records(numbered: Iterator[tuple[int, Any]], name: str, where: str, bad: Bad
 
 
 def _record(record: Mapping[str, Any], label: Any, where: str, name: str, bad: Bad) -> Labelled:
-    """A record with "text" (or "content") or "html"; "source" and "id" are kept if they are strings."""
+    """A record with "text" (or "content") or "html", or an instruction sample.
+
+    "source" and "id" are kept if they are strings; a sample's source is always "instruction".
+    """
     source = record.get("source")
     kind = printable(source) if isinstance(source, str) and 0 < len(source) <= 64 else None
     ident = f"{name}#{printable(label)}" if isinstance(label, str) and 0 < len(label) <= 200 else name
+    if is_sample(record):
+        try:
+            yield Raw(ident, SOURCE, text=sample_text(record), file=name), True
+        except DataError as error:
+            bad.skip(where, f"not an instruction sample: {error.what}")
+        return
     page, text = record.get("html"), record.get("text")
     text = record.get("content") if text is None else text  # a table has both columns, one of them empty
     if isinstance(page, str) and page.strip():
@@ -154,11 +164,12 @@ def _record(record: Mapping[str, Any], label: Any, where: str, name: str, bad: B
     elif isinstance(text, str) and text.strip():
         yield Raw(ident, kind or "text", text=text, file=name), kind is not None
     else:
-        bad.skip(where, 'no "text" or "html"')
+        bad.skip(where, 'no "text" or "html", and no instruction sample')
 
 
 def _read_parquet(file: File, kind: str, packing: str, config: SourcesConfig, bad: Bad) -> Labelled:
-    rows = parquet_rows(file.address, ("id", "text", "content", "html", "source"), bad)
+    columns = ("id", "text", "content", "html", "source", *COLUMNS)
+    rows = parquet_rows(file.address, columns, bad)
     yield from records(rows, file.name, f"{file.address}:row ", bad)
 
 

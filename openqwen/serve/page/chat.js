@@ -1,7 +1,7 @@
 // The chat page: what people do, and what follows from it.
 
 import { addGroup, chosenModels, group, judged, score, store } from "./compare.js";
-import { $, download, el } from "./dom.js";
+import { $, download, el, icon } from "./dom.js";
 import { fileName, fromJson, toJson, toMarkdown } from "./exchange.js";
 import { hideCard } from "./inspector.js";
 import { busy, contextUse, exactPrompt, running, stop, write } from "./reply.js";
@@ -9,7 +9,7 @@ import { change, key, setUp, settings, showTheme } from "./settings.js";
 import * as kept from "./store.js";
 import { ask } from "./stream.js";
 import { add, drop, goTo, newConversation, path, words } from "./tree.js";
-import { drawList, drawLog, shown, toast, update } from "./view.js";
+import { drawList, drawLog, showReward, shown, toast, update } from "./view.js";
 
 const server = { models: [], rooms: {}, reward: false, preferences: false };
 let conversations = [];
@@ -18,6 +18,7 @@ let current = null;
 // Keeping
 
 async function save(conversation) {
+  if (!conversations.includes(conversation)) return; // deleted while its reply was being written
   try {
     await kept.put(conversation);
   } catch (error) {
@@ -80,7 +81,8 @@ async function showContext() {
   if (!use) return;
   $("context-bar").max = use.room;
   $("context-bar").value = use.count;
-  $("context-text").textContent = `${use.count.toLocaleString("en")} / ${use.room.toLocaleString("en")} tokens`;
+  $("context-text").textContent =
+    `${use.count.toLocaleString("en")} / ${use.room.toLocaleString("en")} tokens`;
 }
 
 // Replies
@@ -109,14 +111,16 @@ async function finish(conversation, node) {
     await score(conversation, node);
   } catch (error) {
     toast(`No score: ${error.message}`);
+    return;
   }
+  showReward(conversation, node);
   await save(conversation);
-  if (conversation === current) draw();
 }
 
 /** The reply, or the replies, to a message. */
 function answerTo(conversation, parent) {
-  if (settings.sideBySide) return respond(conversation, addGroup(conversation, parent, chosenModels(server.models)));
+  if (settings.sideBySide)
+    return respond(conversation, addGroup(conversation, parent, chosenModels(server.models)));
   const model = server.models.includes($("model").value) ? $("model").value : undefined;
   return respond(conversation, [add(conversation, parent, { role: "assistant", content: "", model })]);
 }
@@ -163,7 +167,8 @@ const actions = {
   inspect(node) {
     if (!shown.tokens.delete(node.id)) shown.tokens.add(node.id);
     draw();
-    if (shown.tokens.has(node.id)) document.querySelector(`[data-id="${node.id}"] .token`)?.focus({ preventScroll: true });
+    if (shown.tokens.has(node.id))
+      document.querySelector(`[data-id="${node.id}"] .token`)?.focus({ preventScroll: true });
   },
   answer(call, text) {
     const result = add(current, current.leaf, { role: "tool", content: text, tool_call_id: call.id });
@@ -173,19 +178,21 @@ const actions = {
     else draw();
   },
   async prefer(node) {
-    const nodes = group(current, node);
-    if (judged(nodes) || nodes.some(({ id }) => running.has(id))) return;
+    const conversation = current;
+    const nodes = group(conversation, node);
+    if (judged(nodes)) return;
+    node.preferred = server.preferences ? "stored" : "chosen"; // at once: a second click finds it judged
     try {
       if (server.preferences) {
-        const stored = await store(current, node, nodes);
+        const stored = await store(conversation, node, nodes);
         toast(`Stored ${stored} comparison${stored === 1 ? "" : "s"}`);
       }
-      node.preferred = true;
-      goTo(current, node.id);
+      goTo(conversation, node.id);
     } catch (error) {
+      delete node.preferred;
       toast(`Not stored: ${error.message}`);
     }
-    save(current);
+    save(conversation);
     draw();
   },
 };
@@ -237,7 +244,10 @@ async function read(file) {
 
 async function showPrompt() {
   try {
-    $("prompt-text").textContent = await exactPrompt(current, path(current).filter((m) => m.role !== "assistant" || m.content));
+    $("prompt-text").textContent = await exactPrompt(
+      current,
+      path(current).filter((m) => m.role !== "assistant" || m.content),
+    );
     $("prompt").showModal();
   } catch (error) {
     toast(`The prompt: ${error.message}`);
@@ -275,11 +285,16 @@ function drawModels() {
   $("model").disabled = server.models.length < 2;
   $("welcome-model").textContent = `${server.models.join(", ")}`;
   const boxes = server.models.map((name) => {
-    const box = el("input", { type: "checkbox", value: name, checked: settings.columns?.includes(name) ?? true });
+    const box = el("input", {
+      type: "checkbox",
+      value: name,
+      checked: settings.columns?.includes(name) ?? true,
+    });
     return el("label", { class: "chip" }, box, name);
   });
   $("columns").replaceChildren(...boxes);
-  $("columns").onchange = () => change({ columns: [...$("columns").querySelectorAll(":checked")].map(({ value }) => value) });
+  $("columns").onchange = () =>
+    change({ columns: [...$("columns").querySelectorAll(":checked")].map(({ value }) => value) });
 }
 
 async function connect() {
@@ -289,7 +304,11 @@ async function connect() {
     server.rooms = Object.fromEntries(data.map(({ id, max_model_len }) => [id, max_model_len]));
     Object.assign(server, await ask("/compare", key()));
   } catch (error) {
-    toast(error.status === 401 ? "This server wants an API key" : `The server: ${error.message}`, "Settings", () => $("settings-open").click());
+    toast(
+      error.status === 401 ? "This server wants an API key" : `The server: ${error.message}`,
+      "Settings",
+      () => $("settings-open").click(),
+    );
   }
   drawModels();
   draw();
@@ -355,13 +374,19 @@ function listen() {
     if (current) showPrompt();
   };
   $("help-open").onclick = () => $("help").showModal();
-  for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
+  for (const button of document.querySelectorAll("[data-close]"))
+    button.onclick = () => button.closest("dialog").close();
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.onclick = (event) => {
       if (event.target === dialog) dialog.close(); // beside it
     };
   }
-  $("settings").onclose = () => connect();
+  let tried = key();
+  $("settings").onclose = () => {
+    if (key() === tried) return;
+    tried = key();
+    connect();
+  };
   $("theme").onclick = () => {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const now = settings.theme === "system" ? (dark ? "dark" : "light") : settings.theme;
@@ -393,13 +418,14 @@ function listen() {
   };
 }
 
+for (const node of document.querySelectorAll("[data-icon]")) node.prepend(icon(node.dataset.icon));
 setUp(() => current, save);
 listen();
-draw();
 try {
   conversations = await kept.all();
 } catch (error) {
   toast(`Saved conversations cannot be read: ${error.message}`);
 }
+draw();
 await connect();
 $("input").focus();

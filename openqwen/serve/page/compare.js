@@ -1,9 +1,9 @@
-// Side by side: one question, several replies (base, SFT and RLHF, or two samples of one model), the reward model's
-// score of each, and one click that says which is better. The server appends the choice to a file of comparisons
-// that the reward stage trains on (report §3.2.1).
+// Side by side: one question, several replies (base, SFT and RLHF, or two samples of one model), the reward
+// model's score of each, and one click that says which is better. The server appends the choice to a file of
+// comparisons that the reward stage trains on (report §3.2.1).
 
 import { el, icon } from "./dom.js";
-import { prompt } from "./reply.js";
+import { prompt, running } from "./reply.js";
 import { key, settings } from "./settings.js";
 import { ask } from "./stream.js";
 import { add, newId, siblings, words } from "./tree.js";
@@ -23,7 +23,14 @@ export function addGroup(conversation, parent, models) {
   const nodes = names.map((model, i) => {
     const again = names.indexOf(model) < i; // the same seed would give the same reply
     const own = seed !== undefined && again ? { seed: seed + i } : {};
-    return add(conversation, parent, { role: "assistant", content: "", model, group, blind: settings.blind, ...own });
+    return add(conversation, parent, {
+      role: "assistant",
+      content: "",
+      model,
+      group,
+      blind: settings.blind,
+      ...own,
+    });
   });
   conversation.leaf = nodes[0].id;
   return nodes;
@@ -31,11 +38,22 @@ export function addGroup(conversation, parent, models) {
 
 function shuffled(items) {
   const dice = crypto.getRandomValues(new Uint32Array(items.length));
-  return items.map((item, i) => [dice[i], item]).sort((a, b) => a[0] - b[0]).map(([, item]) => item);
+  return items
+    .map((item, i) => [dice[i], item])
+    .sort((a, b) => a[0] - b[0])
+    .map(([, item]) => item);
 }
 
 /** The replies that stand beside one, itself included. */
-export const group = (conversation, node) => (node.group ? siblings(conversation, node).filter((other) => other.group === node.group) : [node]);
+export const group = (conversation, node) =>
+  node.group ? siblings(conversation, node).filter((other) => other.group === node.group) : [node];
+
+/** The first reply of each group that answers the same message. */
+export function groups(conversation, node) {
+  const name = (one) => one.group ?? one.id;
+  const all = siblings(conversation, node);
+  return all.filter((one, i) => all.findIndex((other) => name(other) === name(one)) === i);
+}
 
 export const judged = (nodes) => nodes.some((node) => node.preferred);
 
@@ -48,13 +66,21 @@ export function columnName(nodes, i) {
 
 /** The reward model's score of a finished reply. */
 export async function score(conversation, node) {
-  const { scores } = await ask("/score", key(), { messages: prompt(conversation, node), replies: [words(node)] });
+  const { scores } = await ask("/score", key(), {
+    messages: prompt(conversation, node),
+    replies: [words(node)],
+  });
   node.reward = scores[0];
 }
 
-/** Stores that one reply is better than each of the others; equal and empty ones say nothing. Returns how many pairs. */
+/**
+ * Stores that one reply is better than each of the others; equal and empty ones say nothing. Returns how
+ * many pairs.
+ */
 export async function store(conversation, chosen, nodes) {
-  const others = nodes.filter((node) => node !== chosen && words(node).trim() && words(node).trim() !== words(chosen).trim());
+  const others = nodes.filter(
+    (node) => node !== chosen && words(node).trim() && words(node).trim() !== words(chosen).trim(),
+  );
   if (!others.length || !words(chosen).trim()) throw new Error("a choice needs two different replies");
   for (const rejected of others) {
     await ask("/preferences", key(), {
@@ -71,20 +97,63 @@ export async function store(conversation, chosen, nodes) {
   return others.length;
 }
 
-/** The columns of a group. draw: gives the nodes of one reply; prefer: takes the better one; stores: it is kept. */
+/** What stands over a column: who wrote it and, unless the test is blind, its reward. */
+export function head(nodes, i) {
+  const { reward, blind } = nodes[i];
+  const best = reward === Math.max(...nodes.map((node) => node.reward ?? -Infinity));
+  const hidden = reward === undefined || (blind && !judged(nodes));
+  return el(
+    "header",
+    {},
+    el("strong", { class: "name" }, columnName(nodes, i)),
+    hidden ? null : badge(reward, best),
+  );
+}
+
+/**
+ * The columns of a group. draw: gives the nodes of one reply; prefer: takes the better one; stores: it is
+ * kept.
+ */
 export function columns(nodes, draw, prefer, stores) {
-  const hidden = nodes.some((node) => node.blind) && !judged(nodes);
-  const best = Math.max(...nodes.map((node) => node.reward ?? -Infinity));
   const made = nodes.map((node, i) => {
-    const name = el("strong", { class: "name" }, columnName(nodes, i));
-    const reward = node.reward === undefined || hidden ? null : badge(node.reward, node.reward === best && nodes.length > 1);
     const label = stores ? "Prefer this" : "Go on with this";
-    const button = el("button", { type: "button", class: "prefer", onclick: () => prefer(node), "aria-label": `${label}: ${columnName(nodes, i)}` }, icon("thumb"), label);
-    const foot = node.preferred ? el("span", { class: "preferred" }, icon("check"), stores ? "Preferred, stored" : "Chosen") : judged(nodes) ? null : button;
-    return el("section", { class: "column", "data-id": node.id, "aria-label": columnName(nodes, i) }, el("header", {}, name, reward), ...draw(node), el("footer", {}, foot));
+    const button = el(
+      "button",
+      {
+        type: "button",
+        class: "prefer",
+        disabled: nodes.some(({ id }) => running.has(id)), // a choice is between whole replies
+        onclick: () => prefer(node),
+        "aria-label": `${label}: ${columnName(nodes, i)}`,
+      },
+      icon("thumb"),
+      label,
+    );
+    const foot = node.preferred
+      ? el(
+          "span",
+          { class: "preferred" },
+          icon("check"),
+          node.preferred === "stored" ? "Preferred, stored" : "Chosen",
+        )
+      : judged(nodes)
+        ? null
+        : button;
+    return el(
+      "section",
+      { class: "column", "data-id": node.id, "aria-label": columnName(nodes, i) },
+      head(nodes, i),
+      ...draw(node),
+      el("footer", {}, foot),
+    );
   });
   return el("div", { class: `columns of-${Math.min(nodes.length, 4)}` }, ...made);
 }
 
 /** The reward model's number. */
-export const badge = (reward, best) => el("span", { class: best ? "reward best" : "reward", title: "The reward model's score" }, `reward ${reward.toFixed(2)}`);
+export const badge = (reward, best) =>
+  el(
+    "span",
+    { class: best ? "reward best" : "reward", title: "The reward model's score" },
+    `reward ${reward.toFixed(2)}`,
+  );

@@ -2,7 +2,10 @@
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element; properties: `class`, `on...` listeners, and attributes (undefined, null and false are left out). */
+/**
+ * An element; properties: `class`, `on...` listeners, and attributes (undefined, null and false are left
+ * out).
+ */
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -37,7 +40,8 @@ const ICONS = {
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
   dots: "M6 12h.01M12 12h.01M18 12h.01",
   tool: "M14.5 6.5a4 4 0 0 0-5.3 5L4 16.7l3.3 3.3 5.2-5.2a4 4 0 0 0 5-5.3l-2.7 2.7-2.5-.5-.5-2.5z",
-  thumb: "M7 11v8H4v-8zM7 11l4-7c1.5 0 2.3 1 2 2.5L12.5 10H18c1.2 0 2 1 1.7 2.2l-1.3 5.3c-.2.9-1 1.5-1.9 1.5H7",
+  thumb:
+    "M7 11v8H4v-8zM7 11l4-7c1.5 0 2.3 1 2 2.5L12.5 10H18c1.2 0 2 1 1.7 2.2l-1.3 5.3c-.2.9-1 1.5-1.9 1.5H7",
 };
 
 export function icon(name) {
@@ -60,7 +64,8 @@ export function iconButton(name, label, onclick, properties = {}) {
 }
 
 /** A button with words. */
-export const textButton = (label, onclick, properties = {}) => el("button", { type: "button", onclick, ...properties }, label);
+export const textButton = (label, onclick, properties = {}) =>
+  el("button", { type: "button", onclick, ...properties }, label);
 
 /** Puts text on the clipboard and shows so on the button for a moment. */
 export async function copy(text, button) {

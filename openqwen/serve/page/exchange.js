@@ -2,10 +2,12 @@
 
 import { newConversation, newId, path, words } from "./tree.js";
 
+const ID = /^[\w-]{1,64}$/; // ids become part of selectors
 const ROLES = ["system", "user", "assistant", "tool"];
 const NAMES = { system: "System", user: "User", assistant: "Assistant", tool: "Tool" };
 
-export const toJson = (conversations) => JSON.stringify({ format: "openqwen.chat.2", conversations }, null, 2);
+export const toJson = (conversations) =>
+  JSON.stringify({ format: "openqwen.chat.2", conversations }, null, 2);
 
 /** The branch that is shown. */
 export function toMarkdown(conversation) {
@@ -13,15 +15,23 @@ export function toMarkdown(conversation) {
   if (conversation.system?.trim()) parts.push(`**${NAMES.system}**`, conversation.system.trim());
   for (const node of path(conversation)) {
     parts.push(`**${NAMES[node.role]}**${node.model ? ` (${node.model})` : ""}`, words(node));
-    for (const { function: called } of node.tool_calls ?? []) parts.push(`\`${called.name}(${called.arguments})\``);
+    for (const { function: called } of node.tool_calls ?? [])
+      parts.push(`\`${called.name}(${called.arguments})\``);
   }
   return `${parts.join("\n\n")}\n`;
 }
 
 /** A name for a file from a title. */
-export const fileName = (title) => title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
+export const fileName = (title) =>
+  title
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-|-$/g, "")
+    .slice(0, 60) || "conversation";
 
-/** The conversations of a file: ours, or lists of {"role", "content"} messages. Throws what a person can read. */
+/**
+ * The conversations of a file: ours, or lists of {"role", "content"} messages. Throws what a person can
+ * read.
+ */
 export function fromJson(text) {
   let data;
   try {
@@ -30,35 +40,46 @@ export function fromJson(text) {
     throw new Error("this file is not JSON");
   }
   const found = data?.conversations ?? (data?.messages ? [data] : data);
-  if (!Array.isArray(found) || !found.length) throw new Error('no "conversations" and no "messages" in this file');
+  if (!Array.isArray(found) || !found.length)
+    throw new Error('no "conversations" and no "messages" in this file');
   return found.map((one, number) => {
     const read = one?.nodes ? tree(one) : list(one?.messages);
     if (!read) throw new Error(`conversation ${number + 1} is not one`);
-    const title = typeof one.title === "string" ? one.title : words(Object.values(read.nodes)[0]).slice(0, 60);
+    const title =
+      typeof one.title === "string" ? one.title : words(Object.values(read.nodes)[0]).slice(0, 60);
     const known = { title, system: typeof one.system === "string" ? one.system : (read.system ?? "") };
     return { ...newConversation(""), ...known, nodes: read.nodes, leaf: read.leaf };
   });
 }
 
-const right = (m) => ROLES.includes(m?.role) && (typeof m.content === "string" || m.content === null || Array.isArray(m.content));
+const right = (m) =>
+  ROLES.includes(m?.role) &&
+  (typeof m.content === "string" || m.content === null || Array.isArray(m.content));
 const scored = (pair) => Array.isArray(pair) && typeof pair[0] === "string" && Number.isFinite(pair[1]);
 const token = (t) => scored(t) && Array.isArray(t[2]) && t[2].every(scored);
 
 function calls({ tool_calls: given }) {
   if (!Array.isArray(given)) return [];
-  const read = ({ id, function: f }) => ({ id: String(id ?? ""), type: "function", function: { name: f.name, arguments: String(f.arguments ?? "") } });
+  const read = ({ id, function: f }) => ({
+    id: String(id ?? ""),
+    type: "function",
+    function: { name: f.name, arguments: String(f.arguments ?? "") },
+  });
   return given.filter((call) => typeof call?.function?.name === "string").map(read);
 }
 
 /** What of a foreign message we keep: nothing that is not checked. */
 function message(m) {
-  const content = Array.isArray(m.content) ? m.content.filter((part) => typeof part === "object" && part) : (m.content ?? "");
+  const content = Array.isArray(m.content)
+    ? m.content.filter((part) => typeof part === "object" && part)
+    : (m.content ?? "");
   const kept = { role: m.role, content };
   if (calls(m).length) kept.tool_calls = calls(m);
-  for (const name of ["model", "tool_call_id", "group"]) if (typeof m[name] === "string") kept[name] = m[name];
+  for (const name of ["model", "tool_call_id", "group"])
+    if (typeof m[name] === "string") kept[name] = m[name];
   for (const name of ["reward", "rate", "count"]) if (Number.isFinite(m[name])) kept[name] = m[name];
   if (Array.isArray(m.tokens) && m.tokens.every(token)) kept.tokens = m.tokens;
-  if (m.preferred === true) kept.preferred = true;
+  if (["stored", "chosen"].includes(m.preferred)) kept.preferred = m.preferred;
   return kept;
 }
 
@@ -79,8 +100,13 @@ function list(given) {
 function tree({ nodes, leaf }) {
   const kept = {};
   for (const [order, node] of Object.values(nodes).entries()) {
-    if (!right(node) || typeof node.id !== "string") return null;
-    kept[node.id] = { id: node.id, parent: node.parent ?? null, order: Number(node.order ?? order), ...message(node) };
+    if (!right(node) || !ID.test(node.id)) return null;
+    kept[node.id] = {
+      id: node.id,
+      parent: node.parent ?? null,
+      order: Number(node.order ?? order),
+      ...message(node),
+    };
   }
   const whole = Object.values(kept).every(({ parent }) => parent === null || Object.hasOwn(kept, parent));
   const rooted = Object.values(kept).every((node) => ends(kept, node));

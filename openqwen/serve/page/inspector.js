@@ -1,21 +1,28 @@
 // The token inspector: a reply as its tokens, each coloured by the model's own probability of it; hovering or
-// focusing one shows what else the model might have written. Log-probabilities are those before temperature and
-// truncation, as the server gives them.
+// focusing one shows what else the model might have written. Log-probabilities are those before temperature
+// and truncation, as the server gives them.
 
 import { $, el } from "./dom.js";
 
 const CUTS = [0.05, 0.25, 0.5, 0.8]; // colours change at these probabilities
 
-/** What is kept of a chunk's log-probabilities: [text, log-probability, [[text, log-probability], ...]] a token. */
+/**
+ * What is kept of a chunk's log-probabilities: [text, log-probability, [[text, log-probability], ...]] a
+ * token.
+ */
 export function compact(logprobs) {
-  return (logprobs?.content ?? []).map(({ token, logprob, top_logprobs }) => [token, logprob, top_logprobs.map((t) => [t.token, t.logprob])]);
+  return (logprobs?.content ?? []).map(({ token, logprob, top_logprobs }) => [
+    token,
+    logprob,
+    top_logprobs.map((t) => [t.token, t.logprob]),
+  ]);
 }
 
-/** A token as people can see it. */
+/** A token as people can see it, spaces at its beginning included. */
 export function visible(token) {
   if (token.startsWith("bytes:")) return token.slice(6).replaceAll("\\x", " ").trim();
   const text = token.replaceAll("\n", "↵").replaceAll("\t", "⇥");
-  return /^[\s]+$/.test(text) ? "␣".repeat(text.length) : text;
+  return text.replace(/^ +/, (spaces) => "␣".repeat(spaces.length));
 }
 
 const percent = (logprob) => {
@@ -29,7 +36,12 @@ const shade = (logprob) => CUTS.filter((cut) => Math.exp(logprob) >= cut).length
 export function showTokens(body, tokens) {
   let group = body.querySelector(".tokens");
   if (!group || group.childElementCount > tokens.length) {
-    group = el("div", { class: "tokens", role: "group", "aria-label": "Tokens; arrow keys move", onkeydown: move });
+    group = el("div", {
+      class: "tokens",
+      role: "group",
+      "aria-label": "Tokens; arrow keys move",
+      onkeydown: move,
+    });
     body.replaceChildren(group);
   }
   const before = group.childElementCount;
@@ -41,7 +53,13 @@ function legend(tokens) {
   const mean = tokens.reduce((sum, [, logprob]) => sum + logprob, 0) / tokens.length;
   const summary = `${tokens.length} tokens, perplexity ${Math.exp(-mean).toFixed(2)}`;
   const scale = CUTS.map((cut, i) => el("span", { class: `swatch shade-${i}` }, `< ${100 * cut} %`));
-  return el("p", { class: "legend" }, summary, ...scale, el("span", { class: `swatch shade-${CUTS.length}` }, "likelier"));
+  return el(
+    "p",
+    { class: "legend" },
+    summary,
+    ...scale,
+    el("span", { class: `swatch shade-${CUTS.length}` }, "likelier"),
+  );
 }
 
 function span([text, logprob, top], first) {

@@ -1,7 +1,7 @@
-// Markdown to nodes. Text reaches the page only as text, so nothing in a reply can become markup or script; links
-// keep only http, https and mailto, pictures only what the reply itself holds. Covers what chat models write:
-// headings, paragraphs, lists, quotes, code, emphasis, links, rules, tables, formulas. Costs time in proportion to
-// the text: every search for a closing mark looks LOOK characters ahead at most.
+// Markdown to nodes. Text reaches the page only as text, so nothing in a reply can become markup or script;
+// links keep only http, https and mailto, pictures only what the reply itself holds. Covers what chat models
+// write: headings, paragraphs, lists, quotes, code, emphasis, links, rules, tables, formulas. Costs time in
+// proportion to the text: every search for a closing mark looks LOOK characters ahead at most.
 
 import { copy, el, iconButton } from "./dom.js";
 import { highlight } from "./highlight.js";
@@ -12,9 +12,11 @@ const DEPTH = 8; // quotes, lists and emphasis within each other
 const PICTURE = /^data:image\/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=\s]+$/;
 
 /** A picture that stands in the text itself; null for any other address: nothing is fetched from anywhere. */
-export const picture = (address, label) => (PICTURE.test(address) ? el("img", { src: address, alt: label || "picture" }) : null);
+export const picture = (address, label) =>
+  PICTURE.test(address) ? el("img", { src: address, alt: label || "picture" }) : null;
 
-// Within a line. Each reader takes the text and the place of its mark; it returns [nodes, next place] or null.
+// Within a line. Each reader takes the text and the place of its mark; it returns [nodes, next place] or
+// null.
 
 function find(text, mark, from) {
   const found = text.slice(from, from + LOOK).indexOf(mark);
@@ -23,7 +25,7 @@ function find(text, mark, from) {
 
 function codeSpan(text, at) {
   const ticks = /^`+/.exec(text.slice(at, at + LOOK))[0];
-  for (let end = at + ticks.length; (end = find(text, ticks, end)) >= 0 && end < at + LOOK; ) {
+  for (let end = at + ticks.length; (end = find(text, ticks, end)) >= 0 && end < at + LOOK;) {
     if (text[end + ticks.length] !== "`" && text[end - 1] !== "`") {
       const inner = text.slice(at + ticks.length, end);
       return [[el("code", {}, /^ .* $/.test(inner) ? inner.slice(1, -1) : inner)], end + ticks.length];
@@ -43,7 +45,8 @@ function emphasis(text, at, depth) {
   let end = find(text, marks, start + 1);
   if (!double) end = single(text, mark, end);
   if (double && text[end + 2] === mark) end++; // ***both***
-  if (end < 0 || /\s/.test(text[end - 1]) || (mark === "_" && /\w/.test(text[end + marks.length] ?? ""))) return null;
+  if (end < 0 || /\s/.test(text[end - 1]) || (mark === "_" && /\w/.test(text[end + marks.length] ?? "")))
+    return null;
   const tag = mark === "~" ? "del" : double ? "strong" : "em";
   return [[el(tag, {}, ...inline(text.slice(start, end), depth + 1))], end + marks.length];
 }
@@ -62,9 +65,19 @@ function link(text, at, depth) {
   const middle = find(text, "](", open);
   const end = middle < 0 ? -1 : shown ? text.indexOf(")", middle) : find(text, ")", middle);
   if (end < 0) return null;
-  const [label, target] = [text.slice(open, middle), text.slice(middle + 2, end).replace(/\s+["'(].{0,300}$/, "").trim()];
+  const [label, target] = [
+    text.slice(open, middle),
+    text
+      .slice(middle + 2, end)
+      .replace(/\s+["'(].{0,300}$/, "")
+      .trim(),
+  ];
   if (/[[\]\n]/.test(label)) return null;
-  if (shown) return [[picture(target, label) ?? anchor(target, [label || "picture"]) ?? `${label} (${target})`], end + 1];
+  if (shown)
+    return [
+      [picture(target, label) ?? anchor(target, [label || "picture"]) ?? `${label} (${target})`],
+      end + 1,
+    ];
   return [[anchor(target, inline(label, depth + 1)) ?? `${label} (${target})`], end + 1];
 }
 
@@ -81,7 +94,11 @@ function address(text, at) {
 }
 
 function formula(text, at) {
-  for (const [open, close, display] of [["$$", "$$", true], ["\\[", "\\]", true], ["\\(", "\\)", false]]) {
+  for (const [open, close, display] of [
+    ["$$", "$$", true],
+    ["\\[", "\\]", true],
+    ["\\(", "\\)", false],
+  ]) {
     if (!text.startsWith(open, at)) continue;
     const end = find(text, close, at + 2);
     return end > at + 2 ? [[math(text.slice(at + 2, end), display)], end + 2] : null;
@@ -99,9 +116,20 @@ function backslash(text, at) {
 }
 
 const MARKS = {
-  "`": [codeSpan], "*": [emphasis], _: [emphasis], "~": [emphasis], "[": [link], "!": [link], $: [formula], h: [address],
-  "\\": [formula, backslash], "\n": [(_, at) => [[el("br")], at + 1]],
-  "<": [(text, at) => (/^<br ?\/?>/i.test(text.slice(at, at + 6)) ? [[el("br")], text.indexOf(">", at) + 1] : null)],
+  "`": [codeSpan],
+  "*": [emphasis],
+  _: [emphasis],
+  "~": [emphasis],
+  "[": [link],
+  "!": [link],
+  $: [formula],
+  h: [address],
+  "\\": [formula, backslash],
+  "\n": [(_, at) => [[el("br")], at + 1]],
+  "<": [
+    (text, at) =>
+      /^<br ?\/?>/i.test(text.slice(at, at + 6)) ? [[el("br")], text.indexOf(">", at) + 1] : null,
+  ],
 };
 const MARK = /[`*_~[!$\\\n<]|h(?=ttps?:\/\/)/g;
 
@@ -136,27 +164,45 @@ export function inline(text, depth = 0) {
 export function codeBlock(text, language = "") {
   const button = iconButton("copy", "Copy code", () => copy(text, button));
   const head = el("div", { class: "code-head" }, el("span", {}, language), button);
-  return el("div", { class: "code" }, head, el("pre", { tabindex: 0 }, el("code", {}, ...highlight(text, language))));
+  return el(
+    "div",
+    { class: "code" },
+    head,
+    el("pre", { tabindex: 0 }, el("code", {}, ...highlight(text, language))),
+  );
 }
 
 // Blocks. Each reader takes the lines and a place; it returns [what makes the node, next place] or null.
 
 const LIST = /^(\s*)([-*+]|\d{1,9}[.)])(?:\s+(.*)|)$/;
-const cells = (line) => line.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim());
+const cells = (line) =>
+  line
+    .trim()
+    .replace(/^\||\|$/g, "")
+    .split(/(?<!\\)\|/)
+    .map((cell) => cell.trim());
 const indent = (line) => /^\s*/.exec(line)[0].replace(/\t/g, "    ").length;
 
 function fenced(lines, at) {
   const open = /^(\s*)(```+|~~~+)\s*([^\s`{]*)/.exec(lines[at]);
   if (!open) return null;
   let end = at + 1;
-  while (end < lines.length && !(lines[end].trim().startsWith(open[2]) && /^[`~\s]+$/.test(lines[end]))) end++;
-  const inner = lines.slice(at + 1, end).map((line) => (line.startsWith(open[1]) ? line.slice(open[1].length) : line));
+  while (end < lines.length && !(lines[end].trim().startsWith(open[2]) && /^[`~\s]+$/.test(lines[end])))
+    end++;
+  const inner = lines
+    .slice(at + 1, end)
+    .map((line) => (line.startsWith(open[1]) ? line.slice(open[1].length) : line));
   return [() => codeBlock(inner.join("\n"), open[3]), end + 1];
 }
 
 function displayed(lines, at) {
   const line = lines[at].trim();
-  const [open, close] = [["$$", "$$"], ["\\[", "\\]"], ["\\begin{", "\\end{"]].find(([mark]) => line.startsWith(mark)) ?? [];
+  const [open, close] =
+    [
+      ["$$", "$$"],
+      ["\\[", "\\]"],
+      ["\\begin{", "\\end{"],
+    ].find(([mark]) => line.startsWith(mark)) ?? [];
   if (!open) return null;
   let text = line.slice(open.length);
   for (let end = at + 1; ; text += `\n${lines[end++]}`) {
@@ -173,10 +219,16 @@ function displayed(lines, at) {
 
 function heading(lines, at) {
   const match = /^(#{1,6})\s+(.*)$/.exec(lines[at]);
-  return match && [() => el(`h${Math.min(6, match[1].length + 2)}`, {}, ...inline(match[2].replace(/\s#+$/, ""))), at + 1];
+  return (
+    match && [
+      () => el(`h${Math.min(6, match[1].length + 2)}`, {}, ...inline(match[2].replace(/\s#+$/, ""))),
+      at + 1,
+    ]
+  );
 }
 
-const rule = (lines, at) => (/^ {0,3}([-*_])(?: ?\1){2,} *$/.test(lines[at]) ? [() => el("hr"), at + 1] : null);
+const rule = (lines, at) =>
+  /^ {0,3}([-*_])(?: ?\1){2,} *$/.test(lines[at]) ? [() => el("hr"), at + 1] : null;
 
 function quote(lines, at, depth) {
   let end = at;
@@ -207,11 +259,20 @@ function list(lines, at, depth) {
       items.at(-1).lines.push("");
     } else if (indent(line) > base || lines[end - 1].trim()) {
       const { width, lines: own } = items.at(-1);
-      if (indent(line) <= base && readers.some((reader) => reader !== list && reader(lines, end, depth))) break;
+      if (indent(line) <= base && readers.some((reader) => reader !== list && reader(lines, end, depth)))
+        break;
       own.push(line.slice(Math.min(indent(line), width)));
     } else break;
   }
-  return [() => el(ordered ? "ol" : "ul", { start: ordered ? parseInt(first[2], 10) : null }, ...items.map((item) => listItem(item, loose, depth))), end];
+  return [
+    () =>
+      el(
+        ordered ? "ol" : "ul",
+        { start: ordered ? parseInt(first[2], 10) : null },
+        ...items.map((item) => listItem(item, loose, depth)),
+      ),
+    end,
+  ];
 }
 
 function listItem({ lines }, loose, depth) {
@@ -221,7 +282,12 @@ function listItem({ lines }, loose, depth) {
   const single = nodes[0]?.tagName === "P" && nodes.filter(({ tagName }) => tagName === "P").length === 1;
   const tight = single && !loose ? [...nodes[0].childNodes, ...nodes.slice(1)] : nodes;
   if (!box) return el("li", {}, ...tight);
-  const tick = el("input", { type: "checkbox", disabled: true, checked: box[1] !== " ", "aria-label": "task" });
+  const tick = el("input", {
+    type: "checkbox",
+    disabled: true,
+    checked: box[1] !== " ",
+    "aria-label": "task",
+  });
   return el("li", { class: "task" }, tick, ...tight);
 }
 
@@ -231,9 +297,20 @@ function table(lines, at) {
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end++;
   const side = rules.map((cell) => (cell.endsWith(":") ? (cell[0] === ":" ? "middle" : "right") : null));
-  const tr = (tag, line) => el("tr", {}, ...cells(line).map((cell, i) => el(tag, { class: side[i] }, ...inline(cell.replaceAll("\\|", "|")))));
+  const tr = (tag, line) =>
+    el(
+      "tr",
+      {},
+      ...cells(line).map((cell, i) => el(tag, { class: side[i] }, ...inline(cell.replaceAll("\\|", "|")))),
+    );
   const rows = lines.slice(at + 2, end);
-  const make = () => el("table", {}, el("thead", {}, tr("th", lines[at])), el("tbody", {}, ...rows.map((line) => tr("td", line))));
+  const make = () =>
+    el(
+      "table",
+      {},
+      el("thead", {}, tr("th", lines[at])),
+      el("tbody", {}, ...rows.map((line) => tr("td", line))),
+    );
   return [() => el("div", { class: "wide", tabindex: 0 }, make()), end];
 }
 
@@ -248,7 +325,7 @@ function blocks(lines, depth) {
     if (text) found.push([text, () => el("p", {}, ...inline(text, depth))]);
     paragraph = [];
   };
-  for (let at = 0; at < lines.length; ) {
+  for (let at = 0; at < lines.length;) {
     let block = null;
     if (depth < DEPTH && lines[at].trim()) for (const reader of readers) block ??= reader(lines, at, depth);
     if (block) {
@@ -270,7 +347,10 @@ const nodesOf = (lines, depth) => blocks(lines, depth).map(([, make]) => make())
 /** The nodes of a text. */
 export const markdown = (text) => nodesOf(text.split("\n"), 0);
 
-/** Shows a text that grows: blocks that have not changed keep their nodes, so what is selected or scrolled stays. */
+/**
+ * Shows a text that grows: blocks that have not changed keep their nodes, so what is selected or scrolled
+ * stays.
+ */
 export function grow(container, text) {
   if (!container.sources) container.replaceChildren();
   const before = container.sources ?? [];

@@ -1,23 +1,15 @@
-// LaTeX as chat models write it, to MathML, which browsers draw themselves. Reads everything and throws nothing:
-// a command it does not know is shown as it stands, marked, and missing arguments are empty.
+// LaTeX as chat models write it, to MathML, which browsers draw themselves. Reads everything and throws
+// nothing: a command it does not know is shown as it stands, marked, and missing arguments are empty.
 
+import { command, environment } from "./commands.js";
 import { entry } from "./dom.js";
+import { binomial, fence, m, named, row, withLimits } from "./mathml.js";
 import { ACCENTS, BIG, FONTS, FUNCTIONS, IDENTIFIERS, LIMITS, OPERATORS, SPACES, styled } from "./symbols.js";
 
-const NAMESPACE = "http://www.w3.org/1998/Math/MathML";
 const LONGEST = 10_000;
 const DEEPEST = 50;
 const TOKEN = /\\(?:[A-Za-z]+\*?|[\s\S])|\d+(?:\.\d+)?|\s+|%[^\n]*|[\s\S]/gu;
-
-function m(tag, attributes = {}, ...children) {
-  const node = document.createElementNS(NAMESPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-const row = (nodes) => (nodes.length === 1 ? nodes[0] : m("mrow", {}, ...nodes));
-const fence = (text, form) => m("mo", { fence: "true", stretchy: "true", form }, text === "." ? "" : text);
+const CLOSING = ["}", "&", "\\\\", "\\end", "\\right", "\\middle", "\\cr"];
 
 /** LaTeX to a <math> node; source that is too long for one formula stays code. */
 export function math(source, display) {
@@ -44,7 +36,7 @@ class Parser {
     const nodes = this.row();
     if (["\\\\", "&"].includes(this.peek())) {
       this.at = 0; // several lines without an environment around them
-      return [this.table(null, { class: "aligned" }, this.display)];
+      return [this.table(null, "aligned")];
     }
     this.at++;
     while (this.at < this.tokens.length) {
@@ -69,8 +61,8 @@ class Parser {
   row(stops = []) {
     const nodes = [];
     const font = this.font; // \bf and its kind hold up to the end of the group
-    for (let token; (token = this.peek()) !== undefined; ) {
-      if (["}", "&", "\\\\", "\\end", "\\right", "\\middle", "\\cr", ...stops].includes(token)) break;
+    for (let token; (token = this.peek()) !== undefined;) {
+      if ([...CLOSING, ...stops].includes(token)) break;
       if (token === "\\over" || token === "\\choose") {
         this.at++;
         const top = row(nodes.splice(0));
@@ -107,7 +99,7 @@ class Parser {
   /** The source up to the brace that closes an open one, which is taken. */
   raw() {
     let text = "";
-    for (let open = 1; this.at < this.tokens.length; ) {
+    for (let open = 1; this.at < this.tokens.length;) {
       const token = this.tokens[this.at++];
       if (token === "{") open++;
       if (token === "}" && --open === 0) break;
@@ -143,7 +135,7 @@ class Parser {
     let sub = null;
     let sup = null;
     let limits = base?.limits ? this.display || base.limits === "always" : false;
-    for (let token; (token = this.peek()) !== undefined; ) {
+    for (let token; (token = this.peek()) !== undefined;) {
       if (token === "_" && !sub) sub = (this.at++, this.argument());
       else if (token === "^" && !sup) sup = (this.at++, this.argument());
       else if (token === "'" && !sup) sup = this.primes();
@@ -184,84 +176,23 @@ class Parser {
     if (has(OPERATORS)) return m("mo", { stretchy: "false" }, OPERATORS[name]);
     if (has(BIG)) return bigOperator(name);
     if (FUNCTIONS.has(name)) return named(name);
-    if (has(LIMITS)) return Object.assign(named(LIMITS[name]), { limits: true });
+    if (has(LIMITS)) return withLimits(named(LIMITS[name]));
     if (has(SPACES)) return m("mspace", { width: SPACES[name] });
     if (has(ACCENTS)) return this.accent(...ACCENTS[name]);
     if (has(FONTS)) return this.withFont(FONTS[name], () => this.argument());
-    return this.structure(name) ?? m("mtext", { class: "unknown" }, `\\${name}`);
+    const make = command(name);
+    return make ? make(this, name) : m("mtext", { class: "unknown" }, `\\${name}`);
   }
 
   accent(mark, over, stretchy) {
     const mo = m("mo", { stretchy: String(Boolean(stretchy)) }, mark);
-    const node = m(over ? "mover" : "munder", over ? { accent: "true" } : { accentunder: "true" }, this.argument(), mo);
-    return /[⏞⏟]/.test(mark) ? Object.assign(node, { limits: "always" }) : node;
-  }
-
-  structure(name) {
-    switch (name) {
-      case "frac": case "tfrac": case "dfrac": case "cfrac": {
-        const style = { dfrac: { displaystyle: "true" }, cfrac: { displaystyle: "true" }, tfrac: { displaystyle: "false" } }[name] ?? {};
-        return m("mstyle", style, m("mfrac", {}, this.argument(), this.argument()));
-      }
-      case "binom": case "dbinom": case "tbinom":
-        return binomial(this.argument(), this.argument());
-      case "sqrt": {
-        const index = this.optional();
-        return index ? m("mroot", {}, this.argument(), index) : m("msqrt", {}, this.argument());
-      }
-      case "text": case "textrm": case "mbox": case "textnormal": case "hbox": case "textit": case "textbf": case "texttt": case "textsf":
-        return m("mtext", { class: name }, this.braced().replace(/\\([%$#&_{} ])/g, "$1").replace(/^ | $/g, "\u00a0"));
-      case "operatorname": case "operatorname*": case "mathop":
-        return Object.assign(named(this.braced().replace(/\\[a-z]+|[\\,{}]/g, "")), { limits: name !== "operatorname" });
-      case "overset": case "stackrel": {
-        const above = this.argument();
-        return m("mover", {}, this.argument(), above);
-      }
-      case "underset": {
-        const below = this.argument();
-        return m("munder", {}, this.argument(), below);
-      }
-      case "boxed": case "fbox":
-        return m("mrow", { class: "boxed" }, this.argument());
-      case "not":
-        return m("mrow", {}, m("mo", {}, `${this.argument().textContent}\u0338`));
-      case "pmod":
-        return m("mrow", {}, m("mspace", { width: "0.5em" }), m("mo", {}, "("), named("mod"), m("mspace", { width: "0.33em" }), this.argument(), m("mo", {}, ")"));
-      case "bmod": case "mod":
-        return m("mo", { lspace: "0.3em", rspace: "0.3em" }, "mod");
-      case "left":
-        return this.between();
-      case "big": case "Big": case "bigg": case "Bigg": case "bigl": case "bigr": case "Bigl": case "Bigr": case "biggl": case "biggr": case "Biggl": case "Biggr": case "bigm": {
-        const size = { b: 1.2, B: 1.8 }[name[0]] + (name.includes("gg") ? 1.2 : 0);
-        return m("mo", { stretchy: "true", symmetric: "true", minsize: `${size}em`, maxsize: `${size}em` }, this.delimiter());
-      }
-      case "begin":
-        return this.environment();
-      case "tag": case "tag*":
-        return m("mtext", {}, `\u2003(${this.braced()})`);
-      case "color": case "label": case "vspace": case "hspace":
-        return (this.braced(), null);
-      case "textcolor": case "colorbox":
-        return (this.braced(), this.argument());
-      case "displaystyle": case "textstyle": case "scriptstyle": case "limits": case "nolimits": case "nonumber": case "notag": case "hline": case "allowbreak":
-        return m("mrow");
-      case "bf": case "rm": case "it": case "cal": case "bfseries":
-        return ((this.font = { bf: "bold", bfseries: "bold", rm: "normal", cal: "script", it: null }[name]), m("mrow"));
-      case "phantom": case "hphantom": case "vphantom":
-        return m("mphantom", {}, this.argument());
-      case "cancel": case "bcancel": case "xcancel":
-        return m("mrow", { class: "cancel" }, this.argument());
-      case "xrightarrow": case "xleftarrow": {
-        const below = this.optional();
-        const above = this.argument();
-        const arrow = m("mo", { stretchy: "true" }, name === "xrightarrow" ? "→" : "←");
-        return below ? m("munderover", {}, arrow, below, above) : m("mover", {}, arrow, above);
-      }
-      case "substack":
-        return this.at < this.tokens.length && this.take() === "{" ? this.table("}", {}) : m("mrow");
-      default:
-        return null;
-    }
+    const node = m(
+      over ? "mover" : "munder",
+      over ? { accent: "true" } : { accentunder: "true" },
+      this.argument(),
+      mo,
+    );
+    return /[⏞⏟]/.test(mark) ? withLimits(node, "always") : node;
   }
 
   delimiter() {
@@ -276,7 +207,8 @@ class Parser {
       nodes.push(...this.row());
       const token = this.peek();
       if (token === "\\middle") nodes.push((this.at++, fence(this.delimiter(), "infix")));
-      else if (token === "\\right") return (this.at++, m("mrow", {}, ...nodes, fence(this.delimiter(), "postfix")));
+      else if (token === "\\right")
+        return (this.at++, m("mrow", {}, ...nodes, fence(this.delimiter(), "postfix")));
       else return m("mrow", {}, ...nodes); // never closed, or closed by what closes something outside
     }
   }
@@ -285,18 +217,16 @@ class Parser {
     const name = this.braced().replace("*", "");
     if (["array", "tabular", "alignat"].includes(name)) this.braced(); // the columns' alignment
     if (++this.depth > DEEPEST) return (this.depth--, m("mtext", { class: "unknown" }, name));
-    const [open, close] = entry(FENCES, name) ?? "..";
-    const aligned = /^(align|aligned|alignat|split|eqnarray)$/.test(name);
-    const table = this.table("\\end", { class: name === "cases" ? "cases" : aligned ? "aligned" : "matrix" }, aligned);
+    const { look, wrap } = environment(name);
+    const table = this.table("\\end", look);
     this.braced();
     this.depth--;
-    if (open === "." && close === ".") return table;
-    return m("mrow", {}, fence(open, "prefix"), table, fence(close, "postfix"));
+    return wrap(table);
   }
 
   /** Rows and cells up to a token, which is taken. */
-  table(end, attributes, display = false) {
-    const table = m("mtable", display ? { ...attributes, displaystyle: "true" } : attributes);
+  table(end, look = "matrix") {
+    const table = m("mtable", { class: look, ...(look === "aligned" && { displaystyle: "true" }) });
     let cells = [];
     const close = () => {
       if (cells.length > 1 || cells[0]?.childNodes.length) table.append(m("mtr", {}, ...cells));
@@ -314,17 +244,9 @@ class Parser {
   }
 }
 
-const FENCES = { pmatrix: "()", bmatrix: "[]", Bmatrix: "{}", vmatrix: "||", Vmatrix: "‖‖", cases: "{." };
-
 function bigOperator(name) {
   const node = m("mo", { movablelimits: "false", largeop: "true" }, BIG[name]);
-  return Object.assign(node, { limits: !name.includes("int") });
-}
-
-const binomial = (top, below) => m("mrow", {}, fence("(", "prefix"), m("mfrac", { linethickness: "0" }, top, below), fence(")", "postfix"));
-
-function named(text) {
-  return m("mi", text.length === 1 ? { mathvariant: "normal" } : {}, text);
+  return withLimits(node, !name.includes("int"));
 }
 
 function identifier(letter, font) {

@@ -10,7 +10,9 @@ export const running = new Map();
 
 /** What a reply answers, as the server takes it. Replies that failed before their first word are left out. */
 export function prompt(conversation, node) {
-  const above = path(conversation, node.parent).filter((m) => m.role !== "assistant" || m.content || m.tool_calls);
+  const above = path(conversation, node.parent).filter(
+    (m) => m.role !== "assistant" || m.content || m.tool_calls,
+  );
   return messages(conversation, above);
 }
 
@@ -19,9 +21,12 @@ export function stop(conversation) {
   for (const reply of running.values()) if (reply.conversation === conversation) reply.stop();
 }
 
-export const busy = (conversation) => [...running.values()].some((reply) => reply.conversation === conversation);
+export const busy = (conversation) =>
+  [...running.values()].some((reply) => reply.conversation === conversation);
 
-/** Writes `node`, an assistant message without content. changed(node): called for each piece. Never throws. */
+/**
+ * Writes `node`, an assistant message without content. changed(node): called for each piece. Never throws.
+ */
 export async function write(conversation, node, changed) {
   const controller = new AbortController();
   running.set(node.id, { conversation, stop: () => controller.abort() });
@@ -69,13 +74,18 @@ function merge(calls, { index = 0, id, function: piece }) {
   call.function.arguments += piece?.arguments ?? "";
 }
 
-/** How many tokens the shown conversation takes, and how many the model can hold; null where that is not known. */
+/**
+ * How many tokens the shown conversation takes, and how many the model can hold; null where that is not
+ * known.
+ */
 export async function contextUse(conversation, rooms) {
   const shown = path(conversation).filter((m) => m.role !== "assistant" || m.content);
   const last = shown.at(-1);
   if (last?.used && rooms[last.model]) return { count: last.used, room: rooms[last.model] };
   if (!last || shown.some((m) => m.role === "tool" || m.tool_calls)) return null; // /tokenize knows no tools
-  const { count, max_model_len: room } = await ask("/tokenize", key(), { messages: messages(conversation, shown) });
+  const { count, max_model_len: room } = await ask("/tokenize", key(), {
+    messages: messages(conversation, shown),
+  });
   return { count, room };
 }
 

@@ -1,4 +1,5 @@
-// Settings: what is sent with every request, and how the page looks. An empty field leaves the choice to the server.
+// Settings: what is sent with every request, and how the page looks. An empty field leaves the choice to the
+// server.
 
 import { $, el } from "./dom.js";
 import { loadSettings, saveSettings } from "./store.js";
@@ -9,7 +10,15 @@ const SAMPLING = [
   ["top_p", "Top-p", 0.01, 1, 0.01, 1, "Keeps the likeliest tokens that together reach this probability"],
   ["top_k", "Top-k", 0, 200, 1, 0, "Keeps this many tokens; 0 keeps all"],
   ["min_p", "Min-p", 0, 1, 0.01, 0, "Drops tokens below this share of the likeliest one's probability"],
-  ["repetition_penalty", "Repetition penalty", 0.5, 2, 0.01, 1, "Above 1: what was said already becomes less likely"],
+  [
+    "repetition_penalty",
+    "Repetition penalty",
+    0.5,
+    2,
+    0.01,
+    1,
+    "Above 1: what was said already becomes less likely",
+  ],
   ["presence_penalty", "Presence penalty", -2, 2, 0.1, 0, "Taken off once a token is in the reply"],
   ["frequency_penalty", "Frequency penalty", -2, 2, 0.1, 0, "Taken off for each time it is in the reply"],
 ];
@@ -60,7 +69,15 @@ function setSampling(name, text) {
 
 function slider([name, label, min, max, step, usual, hint]) {
   const range = el("input", { type: "range", min, max, step, tabindex: -1, "aria-hidden": "true" });
-  const number = el("input", { type: "number", id: name, min, max, step, placeholder: usual, "aria-describedby": `${name}-hint` });
+  const number = el("input", {
+    type: "number",
+    id: name,
+    min,
+    max,
+    step,
+    placeholder: usual,
+    "aria-describedby": `${name}-hint`,
+  });
   const show = () => {
     number.value = settings.sampling[name] ?? "";
     range.value = settings.sampling[name] ?? usual;
@@ -74,14 +91,33 @@ function slider([name, label, min, max, step, usual, hint]) {
   number.addEventListener("input", take);
   show();
   const line = el("div", { class: "slider" }, range, number);
-  return { show, node: el("div", { class: "field" }, el("label", { for: name }, label), line, el("small", { id: `${name}-hint` }, hint)) };
+  return {
+    show,
+    node: el(
+      "div",
+      { class: "field" },
+      el("label", { for: name }, label),
+      line,
+      el("small", { id: `${name}-hint` }, hint),
+    ),
+  };
 }
 
 function number([name, label, min, placeholder, hint]) {
-  const input = el("input", { type: "number", id: name, min, step: 1, placeholder, oninput: () => setSampling(name, input.value) });
+  const input = el("input", {
+    type: "number",
+    id: name,
+    min,
+    step: 1,
+    placeholder,
+    oninput: () => setSampling(name, input.value),
+  });
   const show = () => (input.value = settings.sampling[name] ?? "");
   show();
-  return { show, node: el("div", { class: "field" }, el("label", { for: name }, label), input, el("small", {}, hint)) };
+  return {
+    show,
+    node: el("div", { class: "field" }, el("label", { for: name }, label), input, el("small", {}, hint)),
+  };
 }
 
 export function showTheme() {
@@ -89,7 +125,10 @@ export function showTheme() {
   $("theme-choice").value = settings.theme;
 }
 
-/** Fills the dialog. current: gives the conversation whose system prompt is shown; changed: called after that changed. */
+/**
+ * Fills the dialog. current: gives the conversation whose system prompt is shown; changed: called after
+ * that changed.
+ */
 export function setUp(current, changed) {
   const fields = [...SAMPLING.map(slider), ...NUMBERS.map(number)];
   $("sampling").append(...fields.map(({ node }) => node));
@@ -102,7 +141,10 @@ export function setUp(current, changed) {
     change({ system: system.value }); // also where the next conversation begins
     if (current()) changed(Object.assign(current(), { system: system.value }));
   };
-  for (const [id, name] of [["record", "record"], ["blind", "blind"]]) {
+  for (const [id, name] of [
+    ["record", "record"],
+    ["blind", "blind"],
+  ]) {
     $(id).checked = settings[name];
     $(id).onchange = () => change({ [name]: $(id).checked });
   }

@@ -1,6 +1,9 @@
 // Talking to the server: JSON requests, and the events of a streamed reply.
 
-const headers = (key) => ({ "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) });
+const headers = (key) => ({
+  "Content-Type": "application/json",
+  ...(key && { Authorization: `Bearer ${key}` }),
+});
 
 /** What the server says, as an error with its status. */
 async function refused(response) {
@@ -21,10 +24,18 @@ export async function ask(path, key, body) {
   return response.json();
 }
 
-/** The chunks of a streamed chat completion. Aborting `signal` closes the connection, at which the server stops. */
+/**
+ * The chunks of a streamed chat completion. Aborting `signal` closes the connection, at which the server
+ * stops.
+ */
 export async function* chat(body, key, signal) {
   const request = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(key), body: JSON.stringify(request), signal });
+  const response = await fetch("/v1/chat/completions", {
+    method: "POST",
+    headers: headers(key),
+    body: JSON.stringify(request),
+    signal,
+  });
   if (!response.ok) throw await refused(response);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;

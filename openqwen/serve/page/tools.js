@@ -1,5 +1,5 @@
-// Tool calls, their results and pictures as cards: those of OpenAI's messages, and those that a Qwen model writes into
-// its reply as text (Thought, Action, Action Input, Observation, Final Answer; report §A.3).
+// Tool calls, their results and pictures as cards: those of OpenAI's messages, and those that a Qwen model
+// writes into its reply as text (Thought, Action, Action Input, Observation, Final Answer; report §A.3).
 
 import { el, icon, textButton } from "./dom.js";
 import { codeBlock, markdown, picture } from "./markdown.js";
@@ -11,7 +11,10 @@ export function reactParts(text) {
   const labels = [...text.matchAll(LABEL)];
   const has = (name) => labels.some((label) => label[1] === name);
   if (!has("Action Input") && !(has("Thought") && has("Final Answer"))) return null;
-  const parts = labels.map((label, i) => [label[1], text.slice(label.index + label[0].length, labels[i + 1]?.index).trim()]);
+  const parts = labels.map((label, i) => [
+    label[1],
+    text.slice(label.index + label[0].length, labels[i + 1]?.index).trim(),
+  ]);
   const before = text.slice(0, labels[0].index).trim();
   return before ? [["", before], ...parts] : parts;
 }
@@ -30,14 +33,24 @@ export function reactNodes(parts) {
   return nodes;
 }
 
-/** The cards of a message's `tool_calls`. results: the tool messages that answer it; answer: takes (call, text), or null. */
+/**
+ * The cards of a message's `tool_calls`. results: the tool messages that answer it; answer: takes (call,
+ * text), or null.
+ */
 export function callNodes(calls, results, answer) {
   return calls.map((call, i) => {
     const node = card(call.function.name);
     fill(node, "Input", argumentNode(call.function.arguments));
-    const found = results.find((message) => message.tool_call_id === call.id) ?? (results.some((m) => m.tool_call_id) ? null : results[i]);
+    const found =
+      results.find((message) => message.tool_call_id === call.id) ??
+      (results.some((m) => m.tool_call_id) ? null : results[i]);
     if (found) result(node, contentNodes(found.content));
-    else if (answer) fill(node, "Result", answerForm((text) => answer(call, text)));
+    else if (answer)
+      fill(
+        node,
+        "Result",
+        answerForm((text) => answer(call, text)),
+      );
     return node;
   });
 }
@@ -52,12 +65,24 @@ export function contentNodes(content) {
 }
 
 function shownPicture(address) {
-  return picture(address, "Picture from the tool") ?? el("p", { class: "note" }, "A picture elsewhere, which is not fetched: ", el("code", {}, address.slice(0, 200)));
+  return (
+    picture(address, "Picture from the tool") ??
+    el(
+      "p",
+      { class: "note" },
+      "A picture elsewhere, which is not fetched: ",
+      el("code", {}, address.slice(0, 200)),
+    )
+  );
 }
 
 function card(name) {
   const state = el("span", { class: "state" }, "called");
-  return el("details", { class: "card", open: true }, el("summary", {}, icon("tool"), el("strong", {}, name), state));
+  return el(
+    "details",
+    { class: "card", open: true },
+    el("summary", {}, icon("tool"), el("strong", {}, name), state),
+  );
 }
 
 function fill(node, label, ...children) {
@@ -78,11 +103,21 @@ function argumentNode(text) {
     const fence = /^```(\w*)\n([\s\S]*?)\n?```$/.exec(text.trim()); // the code interpreter's form
     return fence ? codeBlock(fence[2], fence[1] || "python") : codeBlock(text);
   }
-  if (typeof value?.code === "string" && Object.keys(value).length === 1) return codeBlock(value.code, "python");
+  if (typeof value?.code === "string" && Object.keys(value).length === 1)
+    return codeBlock(value.code, "python");
   return codeBlock(JSON.stringify(value, null, 2), "json");
 }
 
 function answerForm(answer) {
-  const field = el("textarea", { rows: 2, "aria-label": "Result of the tool", placeholder: "What the tool answers" });
-  return el("div", { class: "answer" }, field, textButton("Give result", () => answer(field.value)));
+  const field = el("textarea", {
+    rows: 2,
+    "aria-label": "Result of the tool",
+    placeholder: "What the tool answers",
+  });
+  return el(
+    "div",
+    { class: "answer" },
+    field,
+    textButton("Give result", () => answer(field.value)),
+  );
 }

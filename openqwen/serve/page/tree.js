@@ -1,9 +1,10 @@
-// A conversation: a tree of messages. An edited or regenerated message is a new branch beside the old one, and the
-// path from the first message to `leaf` is what is shown and sent.
+// A conversation: a tree of messages. An edited or regenerated message is a new branch beside the old one,
+// and the path from the first message to `leaf` is what is shown and sent.
 //
 //   { id, title, system, created, updated, leaf, nodes: { [id]: { id, parent, role, content, ... } } }
 
-export const newId = () => crypto.getRandomValues(new Uint32Array(4)).reduce((text, part) => text + part.toString(36), "");
+export const newId = () =>
+  crypto.getRandomValues(new Uint32Array(4)).reduce((text, part) => text + part.toString(36), "");
 
 export function newConversation(system) {
   const now = Date.now();
@@ -38,7 +39,8 @@ export const siblings = (conversation, node) => children(conversation, node.pare
 /** Shows the branch that a message is on, down to its newest end. */
 export function goTo(conversation, id) {
   conversation.leaf = id;
-  for (let below; (below = children(conversation, conversation.leaf)).length; ) conversation.leaf = below.at(-1).id;
+  for (let below; (below = children(conversation, conversation.leaf)).length;)
+    conversation.leaf = below.at(-1).id;
 }
 
 /** Takes out a message that has nothing below it. */

@@ -1,6 +1,6 @@
 // Drawing: the conversation, its messages, and the list of conversations.
 
-import { badge, columns, group } from "./compare.js";
+import { badge, columns, group, groups, head } from "./compare.js";
 import { $, copy, el, iconButton, textButton } from "./dom.js";
 import { showTokens } from "./inspector.js";
 import { grow } from "./markdown.js";
@@ -18,8 +18,17 @@ export function drawList(conversations, current, { open, remove }) {
   const found = conversations.filter((c) => !needle || matches(c, needle));
   const items = found.map((c) => {
     const writing = [...running.values()].some((reply) => reply.conversation === c);
-    const button = textButton(c.title, () => open(c), { class: "open", "aria-current": c === current ? "true" : null, title: c.title });
-    return el("li", { class: writing ? "writing" : null }, button, iconButton("trash", `Delete ${c.title}`, () => remove(c)));
+    const button = textButton(c.title, () => open(c), {
+      class: "open",
+      "aria-current": c === current ? "true" : null,
+      title: c.title,
+    });
+    return el(
+      "li",
+      { class: writing ? "writing" : null },
+      button,
+      iconButton("trash", `Delete ${c.title}`, () => remove(c)),
+    );
   });
   $("list").replaceChildren(...items);
   $("none").hidden = found.length > 0;
@@ -59,7 +68,8 @@ function message(conversation, nodes, i, server, actions) {
   const node = nodes[i];
   const together = group(conversation, node);
   if (together.length > 1 && i === nodes.length - 1) return side(conversation, together, server, actions);
-  if (shown.editing === node.id) return el("li", { class: "user", "data-id": node.id }, editor(node, actions));
+  if (shown.editing === node.id)
+    return el("li", { class: "user", "data-id": node.id }, editor(node, actions));
   const context = { results: following(nodes, i), answer: i === nodes.length - 1 ? actions.answer : null };
   const inside =
     node.role === "user"
@@ -71,8 +81,17 @@ function message(conversation, nodes, i, server, actions) {
 }
 
 function side(conversation, nodes, server, actions) {
-  const draw = (node) => [...reply(node, { results: [] }, false, false), toolbar(conversation, node, actions, false)];
-  return el("li", { class: "assistant side" }, columns(nodes, draw, actions.prefer, server.preferences));
+  const draw = (node) => [
+    ...reply(node, { results: [] }, false, false),
+    toolbar(conversation, node, actions, false),
+  ];
+  const inside = columns(nodes, draw, actions.prefer, server.preferences);
+  const turns = el(
+    "div",
+    { class: "toolbar" },
+    ...switcher(groups(conversation, nodes[0]), nodes[0], actions),
+  );
+  return el("li", { class: "assistant side" }, inside, turns);
 }
 
 const following = (nodes, i) => {
@@ -88,7 +107,15 @@ function reply(node, context, named, rewarded = true) {
     named && node.model ? el("strong", { class: "name" }, node.model) : null,
     body,
     node.error ? el("p", { class: "error", role: "alert" }, node.error) : null,
-    el("p", { class: "meta", title: node.wait === undefined ? null : `first token after ${node.wait.toFixed(2)} s` }, facts(node), rewarded && node.reward !== undefined ? badge(node.reward) : null),
+    el(
+      "p",
+      {
+        class: "meta",
+        title: node.wait === undefined ? null : `first token after ${node.wait.toFixed(2)} s`,
+      },
+      facts(node),
+      rewarded && node.reward !== undefined ? badge(node.reward) : null,
+    ),
   ].filter(Boolean);
 }
 
@@ -100,7 +127,8 @@ function fill(body, node, { results = [], answer = null } = {}) {
   else if (react) body.replaceChildren(...reactNodes(react));
   else if (typeof node.content !== "string") body.replaceChildren(...contentNodes(node.content));
   else grow(body, node.content);
-  if (node.tool_calls) body.append(...callNodes(node.tool_calls, results, answer && ((call, text) => answer(call, text))));
+  if (node.tool_calls)
+    body.append(...callNodes(node.tool_calls, results, answer && ((call, text) => answer(call, text))));
   if (node.tool_calls || react || tokens) delete body.sources; // grow() begins anew
 }
 
@@ -110,7 +138,8 @@ function facts(node) {
   if (node.rate) parts.push(`${node.rate >= 100 ? node.rate.toFixed(0) : node.rate.toFixed(1)} tokens/s`);
   if (node.stopped) parts.push("stopped");
   if (node.finish === "length") parts.push("cut at the longest reply");
-  if (!running.has(node.id) && !words(node) && !node.tool_calls && !node.error && !node.stopped) parts.push("empty reply");
+  if (!running.has(node.id) && !words(node) && !node.tool_calls && !node.error && !node.stopped)
+    parts.push("empty reply");
   return parts.join(" · ");
 }
 
@@ -120,6 +149,15 @@ export function update(node) {
   if (!item) return;
   fill(item.querySelector(".text"), node);
   item.querySelector(".meta").firstChild.textContent = facts(node);
+}
+
+/** Shows the reward of a reply, and of those beside it which is best. */
+export function showReward(conversation, node) {
+  const nodes = group(conversation, node);
+  for (const [i, one] of nodes.entries())
+    document.querySelector(`.column[data-id="${one.id}"] > header`)?.replaceWith(head(nodes, i));
+  const meta = document.querySelector(`#log > [data-id="${node.id}"] .meta`);
+  if (!meta?.querySelector(".reward")) meta?.append(badge(node.reward));
 }
 
 function toolbar(conversation, node, actions, branches = true) {
@@ -132,7 +170,10 @@ function toolbar(conversation, node, actions, branches = true) {
   if (node.role === "assistant") {
     bar.append(iconButton("again", "Write again", () => actions.again(node)));
     const pressed = String(shown.tokens.has(node.id));
-    if (node.tokens?.length) bar.append(iconButton("tokens", "Inspect tokens", () => actions.inspect(node), { "aria-pressed": pressed }));
+    if (node.tokens?.length)
+      bar.append(
+        iconButton("tokens", "Inspect tokens", () => actions.inspect(node), { "aria-pressed": pressed }),
+      );
   }
   return bar;
 }
@@ -140,14 +181,19 @@ function toolbar(conversation, node, actions, branches = true) {
 function switcher(all, node, { show }) {
   if (all.length < 2) return [];
   const at = all.indexOf(node);
-  const step = (by, name, label) => iconButton(name, label, () => show(all[at + by]), { disabled: !all[at + by] });
+  const step = (by, name, label) =>
+    iconButton(name, label, () => show(all[at + by]), { disabled: !all[at + by] });
   const where = el("span", { class: "where" }, `${at + 1}/${all.length}`);
   return [step(-1, "left", "Previous branch"), where, step(1, "right", "Next branch")];
 }
 
 function editor(node, { save, cancel }) {
   const rows = Math.min(12, shown.draft.split("\n").length + 1);
-  const field = el("textarea", { "aria-label": "Edit message", rows, oninput: () => (shown.draft = field.value) }, shown.draft);
+  const field = el(
+    "textarea",
+    { "aria-label": "Edit message", rows, oninput: () => (shown.draft = field.value) },
+    shown.draft,
+  );
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape") cancel();
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -155,8 +201,13 @@ function editor(node, { save, cancel }) {
       save(node, field.value);
     }
   });
-  setTimeout(() => field.focus());
-  const buttons = el("div", { class: "buttons" }, textButton("Cancel", cancel), textButton("Send", () => save(node, field.value), { class: "main" }));
+  queueMicrotask(() => field.focus()); // once it is in the page
+  const buttons = el(
+    "div",
+    { class: "buttons" },
+    textButton("Cancel", cancel),
+    textButton("Send", () => save(node, field.value), { class: "main" }),
+  );
   return el("div", { class: "editor" }, field, buttons);
 }
 

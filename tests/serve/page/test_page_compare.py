@@ -89,7 +89,7 @@ def test_side_by_side_with_rewards_and_a_stored_preference(visit, client_of_site
     assert columns.locator(".name").all_inner_texts() == ["tiny", "other"]
     rewards = [float(text.split()[1]) for text in columns.locator(".reward").all_inner_texts()]
     assert columns.locator(".reward.best").count() == (2 if rewards[0] == rewards[1] else 1)
-    button(page, "Prefer this: other").click()
+    button(page, "Prefer this: other").dblclick()  # counts once
     columns.get_by_text("Preferred, stored").wait_for()
     assert page.locator(".prefer").count() == 0
     stored = records(preferences)[before:]
@@ -148,7 +148,8 @@ def test_one_model_is_asked_twice(visit):
 
 @pytest.mark.parametrize("width", [1200, 390])
 def test_columns_stand_beside_each_other(scripted, width):
-    page = scripted(events("left " * 100), events("right " * 100), viewport={"width": width, "height": 800})
+    texts = [events(f"{word} " * 100) for word in ("left", "right", "new", "newer")]
+    page = scripted(*texts, viewport={"width": width, "height": 800})
     button(page, "Side by side").click()
     say(page, "x")
     reply(page)
@@ -156,6 +157,12 @@ def test_columns_stand_beside_each_other(scripted, width):
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
     assert (right["x"] + right["width"] <= width) == (width == 1200)  # a phone scrolls to the second
     assert page.evaluate("() => document.getElementById('scroll').scrollWidth") <= width
+    button(page, "Write again").first.click()
+    page.get_by_text("newer newer").wait_for()
+    reply(page)
+    button(page, "Previous branch").click()
+    page.get_by_text("left left").wait_for()
+    assert page.locator("#log .column").count() == 2 and page.get_by_text("newer newer").count() == 0
 
 
 def test_equal_replies_are_no_preference(scripted, preferences):
@@ -192,7 +199,8 @@ def test_a_server_with_nothing_to_compare_says_no_such_things(visit, start):
         page.locator(".prefer").nth(1).wait_for()
         assert re.fullmatch("Go on with this", page.locator(".prefer").first.inner_text())
         page.locator(".prefer").first.click()
-        assert page.get_by_text("Chosen", exact=True).is_visible() and page.locator(".reward").count() == 0
+        page.get_by_text("Chosen", exact=True).wait_for()
+        assert page.locator(".reward").count() == 0
 
 
 def test_a_server_with_a_key_asks_for_it(visit, start):
@@ -205,6 +213,6 @@ def test_a_server_with_a_key_asks_for_it(visit, start):
         page.locator("#model option").first.wait_for(state="attached")
         limit(page, 3)
         say(page, "x")
-        assert reply(page).is_visible() and "3 tokens" in page.locator(".meta").inner_text()
+        page.get_by_text("3 tokens").wait_for()
     assert visit.wrong and all("401" in text for text in visit.wrong)
     visit.wrong.clear()

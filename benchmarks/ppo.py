@@ -1,0 +1,224 @@
+"""PPO's steps beside those of TRL's trainer, at equal model, batch and lengths, in one run.
+
+Report §3.2.2: four models, two responses a query. Goal: three times the replies a second of the peer, which is the last
+release of TRL that has PPO (1.12). Where openqwen's time goes (rollout, scoring, update) is printed.
+
+    python benchmarks/ppo.py [--shape S|M] [--peer PYTHON] [--threads 2] [--quick]
+
+Every arm is a process of its own that does one step when told to. Arms take turns, so what else the machine does hits
+all of them; medians count. A step is 32 queries of 64 tokens, two replies to each of up to 128 tokens, which end by
+themselves, and one epoch of four minibatches. Ours samples by top-p 0.9, as the report; the peer knows whole
+distributions only. No pretrained gradient: the peer has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from openqwen.core.artifact import environment, stage_run
+from openqwen.core.config import resolve
+from openqwen.core.shards import Tokens
+from openqwen.model.config import ModelConfig
+from openqwen.model.heads import ScalarModel
+from openqwen.model.qwen import Qwen
+from openqwen.model.weights import load_model, save_model
+from openqwen.rlhf import loop
+from openqwen.rlhf.config import PPOConfig
+from openqwen.rlhf.models import Models
+from openqwen.rlhf.prompts import read_prompts
+from openqwen.tokenizer import Tokenizer
+from openqwen.train.precision import deterministic, pick_dtype
+
+# name: (layers, hidden, heads, FFN, vocabulary)
+SHAPES = {"S": (8, 256, 4, 704, 8_192), "M": (12, 512, 8, 1_408, 32_768)}
+QUERIES, RESPONSES, PROMPT, NEW = 32, 2, 64, 128
+MINIBATCHES, MICRO_ROWS = 4, 16
+# What makes random weights write as language models do: heads sharp enough for distributions of about 2 nats, and a
+# number that all hidden states share, by which the end token comes once in some 40 tokens.
+SHARPNESS, SHARED, END = 16, 0.1, 5.0
+OURS = ("ours fp32", "ours bf16")
+PEERS = ("peer fp32", "peer bf16")
+GOAL = 3.0
+
+
+def main() -> int:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    if options.arm:
+        ours(options)
+        return 0
+    arms = (*OURS, *(PEERS if options.peer else ()))
+    seconds = take_turns(options, arms, 2 if options.quick else 5)
+    found: dict[str, Any] = {"area": "ppo", "ratios": {}, "goals": {}, "measured": {}}
+    for arm, steps in seconds.items():
+        median = {part: statistics.median(step[part] for step in steps) for part in steps[0]}
+        rate = QUERIES * RESPONSES / median["step"]
+        found["measured"][f"{options.shape} {arm}"] = {"replies_per_second": round(rate, 2)} | {
+            f"seconds_{part}": round(value, 3) for part, value in median.items()
+        }
+        spent = ", ".join(f"{part} {value:.2f}" for part, value in median.items() if part != "step")
+        print(
+            f"{options.shape}  {arm:10} {rate:7.2f} replies/s   {median['step']:.2f} s a step: {spent}",
+            flush=True,
+        )
+    if options.peer:
+        rates = {arm: told["replies_per_second"] for arm, told in found["measured"].items()}
+        best = [max(rate for arm, rate in rates.items() if kind in arm) for kind in ("ours", "peer")]
+        found["ratios"][f"{options.shape} over best peer"] = round(best[0] / best[1], 2)
+        found["goals"][f"{options.shape} {GOAL}x"] = best[0] / best[1] >= GOAL
+    print(json.dumps(found | {"threads": options.threads, "machine": environment()}))
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, default="S")
+    parser.add_argument("--peer", help="a Python that has TRL 1.12")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def take_turns(
+    options: argparse.Namespace, arms: tuple[str, ...], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Seconds of the parts of each arm's steps; the first step of each is not counted."""
+    seconds: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(options.shape, Path(folder))
+        children = {arm: start(options, arm, folder) for arm in arms}
+        try:
+            for number in range(rounds + 1):
+                for arm, child in children.items():
+                    told = ask(child)
+                    if number:
+                        seconds[arm].append(told)
+        finally:
+            for child in children.values():
+                child.kill()
+                child.communicate()
+    return seconds
+
+
+def start(options: argparse.Namespace, arm: str, folder: str) -> subprocess.Popen[str]:
+    line = ["--folder", folder, "--threads", str(options.threads)]
+    if arm.startswith("peer"):
+        line = [
+            options.peer,
+            str(Path(__file__).with_name("ppo_peer.py")),
+            *line,
+            *(["--bf16"] * ("bf16" in arm)),
+        ]
+    else:
+        line = [sys.executable, __file__, *line, "--arm", arm, "--shape", options.shape]
+    return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(child: subprocess.Popen[str]) -> dict[str, float]:
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write("step\n")
+    child.stdin.flush()
+    for answer in child.stdout:
+        if answer.startswith("seconds "):  # libraries print, too
+            return json.loads(answer.removeprefix("seconds "))
+    raise SystemExit(f"{child.args} ended")
+
+
+# ---- openqwen's arm -----------------------------------------------------------------------------------------------
+
+
+def ours(options: argparse.Namespace) -> None:
+    """The shipped loop; where it draws the prompts of a step it waits for a line, and answers with the step before."""
+    flags = {
+        "steps": 10_000, "value_warmup_steps": 0, "prompts_per_step": QUERIES, "responses": RESPONSES,
+        "max_new_tokens": NEW, "max_prompt": PROMPT, "minibatches": MINIBATCHES, "micro_rows": MICRO_ROWS,
+        "pretrain_coef": 0.0, "heldout": 0, "checkpoint_every": 10_000, "precision": options.arm.split()[1],
+    }  # fmt: skip
+    resolved = resolve(PPOConfig, "ppo", flags=flags, environ={})
+    config = resolved.config
+    deterministic(config.seed)
+    models, draw = load(options.folder, config), loop.prompts_at
+    out = options.folder / options.arm.replace(" ", "-")
+
+    def when_told(*arguments: Any) -> Any:
+        records = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        if records:
+            last = json.loads(records[-1])
+            parts = {part: last[f"seconds_{part}"] for part in ("rollout", "score", "update")}
+            print("seconds " + json.dumps({"step": sum(parts.values()), **parts}), flush=True)
+        if not sys.stdin.readline():
+            raise SystemExit
+        return draw(*arguments)
+
+    loop.prompts_at = when_told
+    prompts = read_prompts(options.folder / "prompts.jsonl", models.tokenizer, PROMPT, heldout=0)
+    with stage_run(out, "model", resolved, {}) as stage:
+        loop.train(models, prompts, cast(Tokens, None), config, stage)  # no pretrained gradient: no tokens
+
+
+def load(folder: Path, config: PPOConfig) -> Models:
+    policy, reference = (load_model(folder).eval() for _ in range(2))
+    value, reward = (ScalarModel.from_qwen(policy, seed).eval() for seed in (1, 2))
+    for model in (reference, reward):
+        model.requires_grad_(False)
+    dtype = pick_dtype(config.precision, policy.embed.weight.device)
+    return Models(policy, value, reference, reward, tokenizer(policy.config.vocab_size), dtype)
+
+
+# ---- what both sides read -----------------------------------------------------------------------------------------
+
+
+def write_inputs(shape: str, folder: Path) -> None:
+    """Random weights; queries of PROMPT tokens as conversations and as ids, each as often as replies are sampled."""
+    layers, hidden, heads, ffn, vocabulary = SHAPES[shape]
+    model = Qwen(ModelConfig(
+        vocab_size=vocabulary, hidden_size=hidden, num_layers=layers, num_heads=heads, ffn_size=ffn, max_length=512
+    ))  # fmt: skip
+    words, draw = tokenizer(vocabulary), random.Random(0)
+    with torch.no_grad():
+        head = model.head.weight.mul_(SHARPNESS)
+        model.embed.weight[:, 0], head[:, 0] = SHARED, 0.0
+        head[words.im_end_id, 0], head[words.eos_id, 0] = END, -END  # eos_id pads the peer's replies
+    save_model(model, folder, eos_ids=[words.im_end_id])
+    empty = len(read(folder, [""], words)[0])
+    texts = ["".join(draw.choices("abcdefgh", k=PROMPT - empty)) for _ in range(4 * QUERIES)]
+    prompts = [prompt for prompt in read(folder, texts, words) for _ in range(RESPONSES)]
+    assert all(len(prompt) == PROMPT for prompt in prompts)
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    told = {
+        "rows": QUERIES * RESPONSES, "minibatches": MINIBATCHES, "micro_rows": MICRO_ROWS, "new_tokens": NEW,
+        "vocabulary": vocabulary, "pad": words.eos_id, "end": words.im_end_id,
+    }  # fmt: skip
+    (folder / "shape.json").write_text(json.dumps(told))
+
+
+def read(folder: Path, texts: list[str], words: Tokenizer) -> list[list[int]]:
+    """Writes the texts as queries; their ids as PPO reads them."""
+    path = folder / "prompts.jsonl"
+    lines = [json.dumps({"messages": [{"role": "user", "content": text}]}) for text in texts]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [prompt.ids for prompt in read_prompts(path, words, 2 * PROMPT, heldout=0).train]
+
+
+def tokenizer(vocabulary: int) -> Tokenizer:
+    """As many ids as the model has rows, so that both sides' distributions have them all; letters stay single."""
+    ranks = {bytes([i]): i for i in range(256)}
+    pairs = (bytes([a, b]) for a in range(128, 256) for b in range(256))
+    control = Tokenizer(ranks).vocab_size - len(ranks)
+    return Tokenizer(ranks | {next(pairs): i for i in range(256, vocabulary - control)}, encoder="tiktoken")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

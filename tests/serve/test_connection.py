@@ -1,0 +1,161 @@
+"""Connections of clients that do nothing, or nothing sensible: closed in time, with an answer where one can be given."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from openqwen.serve import connection
+from tests.serve.conftest import wait_until
+from tests.serve.test_hostile import connect, head
+
+TEXT = "/v1/completions"
+
+
+def answer(sock: socket.socket) -> tuple[int, dict]:
+    """Status and body of what comes until the server closes."""
+    data = b""
+    while part := sock.recv(65536):
+        data += part
+    return int(data.split()[1]), json.loads(data.split(b"\r\n\r\n", 1)[1])
+
+
+def test_a_head_that_does_not_arrive_is_answered_and_closed(start, monkeypatch):
+    """Nothing at all, half a head, and a byte now and then."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.4)
+    with start() as (url, _):
+        for sent in (b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: "):
+            with connect(url) as sock:
+                sock.sendall(sent)
+                status, error = answer(sock)
+                assert status == 408 and error["error"]["code"] == "too_slow"
+        with connect(url) as sock:
+            sock.sendall(b"GET /health HTTP/1.1\r\n")
+            begun = time.monotonic()
+            with pytest.raises(OSError):
+                for number in range(100):  # up to ten seconds
+                    sock.sendall(b"X-%d: y\r\n" % number)
+                    time.sleep(0.1)
+            assert time.monotonic() - begun < 8
+
+
+def test_a_second_request_has_its_time_too_and_idle_connections_have_theirs(start, monkeypatch):
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    with start() as (url, _):
+        with httpx.Client() as client:
+            for _ in range(3):
+                assert client.get(url + "/health").status_code == 200
+                time.sleep(0.5)  # idle, not slow: the connection stays
+        with connect(url) as sock:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            data = b""
+            while b'"ok"' not in data:
+                data += sock.recv(65536)
+            sock.sendall(b"G")
+            assert answer(sock)[0] == 408
+
+
+def test_slow_heads_leave_room_for_others(server):
+    socks = [connect(server[0]) for _ in range(200)]
+    try:
+        for sock in socks:
+            sock.sendall(b"GET /health HTTP/1.1\r\nX-A: ")
+        reply = httpx.post(server[0] + TEXT, json={"prompt": "x", "max_tokens": 2}, timeout=5)
+        assert reply.status_code == 200
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 200_000,
+        b"".join([b"GET / HTTP/1.1\r\nHost: a\r\n", *(b"X-%d: y\r\n" % i for i in range(20_000)), b"\r\n"]),
+    ],
+    ids=lambda sent: repr(sent[:40]),
+)
+def test_what_is_no_http_gets_an_openai_error(server, sent, caplog):
+    with connect(server[0]) as sock:
+        sock.sendall(sent)
+        status, error = answer(sock)
+    assert 400 <= status < 500 or status == 501
+    assert error["error"]["message"] and error["error"]["type"] == "invalid_request_error"
+    assert not [r for r in caplog.records if r.name.startswith("uvicorn") and r.levelname == "ERROR"]
+
+
+def test_a_chunk_that_is_no_chunk_ends_its_own_request(server, caplog):
+    """Before the reply has begun, and after."""
+    lines = ["POST /v1/completions HTTP/1.1", f"Host: {urlsplit(server[0]).netloc}"]
+    lines += ["Content-Type: application/json", "Transfer-Encoding: chunked", "", ""]
+    with connect(server[0]) as sock:
+        sock.sendall("\r\n".join(lines).encode() + b"5\r\n{}   \r\nzz\r\n")
+        assert answer(sock)[0] == 400
+    with connect(server[0]) as sock:
+        sock.sendall(head(server[0], 10**7) + b"{}")  # refused before it is whole
+        assert b"413" in sock.recv(65536)
+        sock.sendall(b"x" * 1000)
+    assert httpx.get(server[0] + "/health").status_code == 200
+    assert not [r for r in caplog.records if r.name.startswith("uvicorn") and r.levelname == "ERROR"]
+
+
+def test_who_does_not_read_is_dropped_with_all_that_waits_for_it(start, monkeypatch):
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.5)
+    body = {"prompt": "x", "max_tokens": 600, "n": 16, "logprobs": 20, "stream": True}
+    data = json.dumps(body).encode()
+    with start() as (url, service), socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        where = urlsplit(url)
+        sock.connect((where.hostname, where.port))
+        request = head(url, len(data)).replace(b"/v1/chat/completions", TEXT.encode())
+        sock.sendall(request + data)
+        wait_until(lambda: len(service.engine.scheduler) == 16)
+        wait_until(lambda: service.worker._pending == 0, 30)
+        watch = select.poll()
+        watch.register(sock, 0)  # tells of errors only
+        assert watch.poll(10_000)
+        got = b""
+        with pytest.raises(ConnectionResetError):
+            while part := sock.recv(2**20):
+                got += part
+        assert b"[DONE]" not in got
+
+
+def test_bodies_held_are_bounded_for_all_clients_together(start, monkeypatch):
+    with start(max_held=3 * 2**20) as (url, _):
+        socks = [connect(url) for _ in range(2)]
+        try:
+            for sock in socks:
+                sock.sendall(head(url, 2**21) + b" " * (2**20 + 2**19 - 2**16))
+            time.sleep(0.3)  # they are read
+            reply = httpx.post(url + "/tokenize", json={"prompt": "x" * 2**18})
+            assert reply.status_code == 503 and reply.headers["retry-after"]
+            assert reply.json()["error"]["code"] == "overloaded"
+            assert httpx.post(url + "/tokenize", json={"prompt": "x"}).status_code == 200
+        finally:
+            for sock in socks:
+                sock.close()
+        wait_until(lambda: httpx.post(url + "/tokenize", json={"prompt": "x" * 2**18}).status_code == 200)
+
+
+def test_more_files_are_allowed_than_the_shell_did():
+    code = "import resource as r; from openqwen.serve.connection import allow_connections as a; "
+    code += "h = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (200, h)); a(); "
+    code += "print(r.getrlimit(r.RLIMIT_NOFILE)[0] == (8192 if h < 0 else min(8192, h)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.search("True", done.stdout), done.stderr
