@@ -10,6 +10,7 @@ import ast
 import inspect
 import json
 import operator
+import re
 import threading
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -130,7 +131,12 @@ def problems(value: Any, schema: Mapping[str, Any], place: str = "arguments") ->
 
 
 def read_arguments(text: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments a model wrote, checked against the declaration. CallError says what to mend."""
+    """The arguments a model wrote, checked against the declaration. CallError says what to mend.
+
+    Of a tool whose `args_format` is "code" they are the code itself, in or out of a fence, or the JSON object.
+    """
+    if declaration.get("args_format") == "code" and not text.lstrip().startswith('{"code"'):
+        text = json.dumps({"code": code_of(text)})
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -140,6 +146,15 @@ def read_arguments(text: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
     if found := problems(value, json_schema(declaration)):
         raise CallError("; ".join(found))
     return value
+
+
+_FENCE = re.compile(r"\A\s*```(?:\w+\n|\n)?(.*?)(?:```\s*)?\Z", re.DOTALL)
+
+
+def code_of(written: str) -> str:
+    """The code of arguments a model wrote, without the fence of backticks around it."""
+    fenced = _FENCE.match(written)
+    return fenced[1].rstrip() if fenced else written
 
 
 class Toolbox:

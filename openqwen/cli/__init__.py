@@ -33,6 +33,7 @@ COMMANDS = (
     ("table", "openqwen.cli.table:table", "Print a table of the report, published and ours."),
     ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
     ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
+    ("sandbox", "openqwen.cli.sandbox:app", "Prove what the sandbox of generated code contains here."),
     (
         "import",
         "openqwen.cli.imports:import_",

@@ -7,6 +7,7 @@ and held there. How often a run occurs is counted over all shards, because a phr
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,8 @@ def items(work: Work) -> Facts:
     lines = (json.dumps(asdict(item), ensure_ascii=False) for item in found)
     work.write("items.jsonl", "\n".join(lines).encode("utf-8", "surrogatepass"))
     index = _built(tuple(found), _config(work))
-    return {"items": len(found), "too_short": len(index.too_short)}
+    benchmarks = dict(sorted(Counter(item.benchmark for item in found).items()))
+    return {"items": len(found), "too_short": len(index.too_short), "benchmarks": benchmarks}
 
 
 def _config(work: Work) -> DecontaminateConfig:

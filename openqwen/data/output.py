@@ -52,7 +52,9 @@ def sizes(work: Work) -> Facts:
     """
     settings, config = work.settings, MixConfig(**work.settings["mix"])
     rows = []
-    for document in _left(work):
+    written = shards.read(work.store, work.inputs["documents"][0]).to_pydict()
+    *_, (left, _) = _judged(work, written)
+    for document in left:
         if not mix.is_valid(document.id, settings["valid_fraction"], settings["seed"]):
             cell = mix.Cell.of(document.source, document.lang, document.scores, config)
             size = shards.num_bytes(document.text)
@@ -83,18 +85,19 @@ def plan(work: Work) -> Facts:
     return {"table": mix.plan(cells, *columns, config)}
 
 
-def _left(work: Work) -> list[Document]:
-    """The documents of a shard that no step has dropped, with the scores of all steps."""
-    written = shards.read(work.store, work.inputs["documents"][0]).to_pydict()
+def _judged(work: Work, written: shards.Columns) -> Iterator[tuple[list[Document], list[Dropped]]]:
+    """What each step left and what it dropped of a shard, with the scores of all steps up to it."""
     scores: dict[int, dict[str, float]] = defaultdict(dict)
-    left: list[Document] = []
     for output in work.inputs["verdicts"]:
-        left = []
+        left: list[Document] = []
+        gone: list[Dropped] = []
         for document, drop in shards.joined(written, shards.read(work.store, output)):
             document.scores = scores[document.row] = {**scores[document.row], **document.scores}
             if drop is None:
                 left.append(document)
-    return left
+            else:
+                gone.append(drop)
+        yield left, gone
 
 
 def write(work: Work) -> Facts:
@@ -104,19 +107,12 @@ def write(work: Work) -> Facts:
     """
     settings, facts = work.settings, Facts(train=0, valid=0, bytes=0, groups={}, samples={})
     written = shards.read(work.store, work.inputs["documents"][0]).to_pydict()
-    scores: dict[int, dict[str, float]] = defaultdict(dict)
     account: list[dict[str, Any]] = []
     left: list[Document] = []
-    for step, output in zip(settings["steps"], work.inputs["verdicts"]):
-        gone, left = [], []
-        for document, drop in shards.joined(written, shards.read(work.store, output)):
-            document.scores = scores[document.row] = {**scores[document.row], **document.scores}
-            if drop is None:
-                left.append(document)
-            else:
-                gone.append(drop.record())
-                account.append(_row(document, step, drop.reason, drop.kept, drop.detail))
-        work.write(f"dropped-{step}.jsonl.zst", shards.jsonl_zst(gone))
+    for step, judged in zip(settings["steps"], _judged(work, written)):
+        left, gone = judged
+        account += [_row(d.document, step, d.reason, d.kept, d.detail) for d in gone]
+        work.write(f"dropped-{step}.jsonl.zst", shards.jsonl_zst(d.record() for d in gone))
     valid = [d for d in left if mix.is_valid(d.id, settings["valid_fraction"], settings["seed"])]
     train = list(_repeated(work, left, {d.id for d in valid}))
     if MixConfig(**settings["mix"]).is_set:

@@ -86,6 +86,7 @@ class _State:
     bad: Bad
     shards: list[_Shard] = field(default_factory=list)
     funnel: list[dict[str, Any]] = field(default_factory=list)
+    benchmarks: dict[str, int] = field(default_factory=dict)  # texts of each that was looked for
     ignored: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_in: int = 0
@@ -407,6 +408,7 @@ def _decontaminate(state: _State, opened: Mapping[str, Any]) -> None:
         settings,
         lambda shard: {"items": items, "hits": [scanned[shard.number].outputs["hits"]], "phrases": phrases},
     )
+    state.benchmarks = found.facts["benchmarks"]
     state.run.fact(benchmark_items=found.facts["items"], benchmark_items_too_short=found.facts["too_short"])
 
 
@@ -480,6 +482,7 @@ def _write(state: _State, accuracy: Mapping[str, Any], seconds: float) -> None:
             "skipped": state.bad.reasons,
             "odd": dict(Counter(record["reason"] for record in state.bad.odd)),
             "ignored": dict(sorted(state.ignored.items())),
+            "benchmarks": state.benchmarks,
             "truth": accuracy,
             "mix": table,
             "groups": dict(sorted(groups.items())),

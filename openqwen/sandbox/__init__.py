@@ -4,6 +4,7 @@ Report §3.4 and §4.3 need generated code to run; how to contain it is ours. A 
 what it really contains, never by a binary's presence; when none passes, nothing is executed.
 """
 
-from openqwen.sandbox.run import LANGUAGES, Result, backend, run_program
+from openqwen.sandbox.kernel import Cell, Kernel, Limits, Pool
+from openqwen.sandbox.run import LANGUAGES, NoSandbox, Result, backend, run_program
 
-__all__ = ["LANGUAGES", "Result", "backend", "run_program"]
+__all__ = ["LANGUAGES", "Cell", "Kernel", "Limits", "NoSandbox", "Pool", "Result", "backend", "run_program"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import io
 import json
 import os
@@ -44,6 +45,8 @@ def execute(code: str, names: dict[str, Any], seconds: float) -> str | None:
         if isinstance(last, ast.Expr):
             _show(eval(compile(ast.Expression(last.value), "<cell>", "eval"), names))
     except CellTimeout:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)  # everything here but this process and the sandbox's first
         return f"TimeoutError: the cell ran longer than {seconds:g} s and was stopped"
     except BaseException as error:  # a cell that calls exit() ends itself, not the interpreter
         signal.setitimer(signal.ITIMER_REAL, 0)

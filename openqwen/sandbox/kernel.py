@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -167,6 +168,8 @@ class Kernel:
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Sends a line, reads a line; _Gone for silence, an end, a flood, or what is no answer."""
+        if select.select([self._out], [], [], 0)[0]:
+            raise _Gone("the interpreter ended or answered unasked")
         rest = memoryview(json.dumps(request).encode() + b"\n")
         reply = bytearray()
         deadline = time.monotonic() + seconds
@@ -184,8 +187,10 @@ class Kernel:
                         rest = self._write(rest)
                         if not rest:
                             selector.unregister(self._in)
+        if not reply.endswith(b"\n") or reply.count(b"\n") > 1:
+            raise _Gone("more than one answer")
         try:
-            value = json.loads(reply[: reply.index(b"\n")])
+            value = json.loads(reply)
         except (ValueError, RecursionError) as error:
             raise _Gone("the answer is no JSON") from error
         if not isinstance(value, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -115,7 +116,7 @@ def _candidate() -> str:
     return "bwrap-root" if os.geteuid() == 0 else "bwrap"
 
 
-_PROBES = """
+_PROBE_PROGRAM = """
 import ctypes, json, os, socket
 secret, port = json.loads(input())
 found = {}
@@ -140,9 +141,11 @@ attempt("is root", lambda: os.getuid() == 0)
 attempt("sees other processes", lambda: sum(n.isdigit() for n in os.listdir("/proc")) > 8)
 attempt("writes kernel settings", lambda: os.access("/proc/sys/kernel/core_pattern", os.W_OK))
 attempt("makes a namespace", lambda: ctypes.CDLL(None).unshare(0x10000000) == 0)
-attempt("cannot write its own folder", lambda: not write("/work/probe"))
+attempt("fails to write its own folder", lambda: not write("/work/probe"))
 print(json.dumps([name for name, yes in found.items() if yes]))
 """
+
+PROBES = tuple(re.findall(r'attempt\("(.+?)"', _PROBE_PROGRAM))
 
 
 def _probe(name: str) -> tuple[str, ...]:
@@ -155,7 +158,7 @@ def _probe(name: str) -> tuple[str, ...]:
         secret.flush()
         os.chmod(secret.name, 0o644)
         question = json.dumps([secret.name, server.getsockname()[1]]) + "\n"
-        result = _run(name, _PROBES, "python", question, 10.0, 256)
+        result = _run(name, _PROBE_PROGRAM, "python", question, 10.0, 256)
     if result.exit_code != 0:
         last = (result.stderr.strip() or result.reason).split("\n")[-1]
         return (f"{name} does not start: {last}",)

@@ -121,6 +121,8 @@ def test_cut_documents_are_counted_for_the_benchmark_they_overlapped_with(
     assert stated["removed"]["documents"] == 4
     (before,) = Account(found).documents(["cut"])
     assert ITEMS[0] in before.record["text"] and ITEMS[0] not in cut[0].record["text"]
+    stats = json.loads(found.file("stats.json").read_text())
+    assert stats["benchmarks"] == {"other": 1, "puzzles": 3}
     beside = certify(found, other, tmp_path / "other.json")
     assert numbers(beside["removed"]["named"]) == ["d1"] and beside["cut"]["documents"] == 0
     assert verify(tmp_path / "cert.json", None, None, again=True) == stated

@@ -315,5 +315,7 @@ def test_under_autocast(sight):
         out = attend(q, k, v, **sight)
     assert out.dtype == torch.bfloat16
     rounded = (x.detach().bfloat16() for x in (q, k, v))
-    torch.testing.assert_close(out, attend(*rounded, **sight), rtol=0.02, atol=0.01)  # maybe by another kernel
+    torch.testing.assert_close(
+        out, attend(*rounded, **sight), rtol=0.02, atol=0.01
+    )  # maybe by another kernel
     assert all(x.dtype == torch.float32 for x in torch.autograd.grad(out.float().sum(), (q, k, v)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import struct
 import time
 from pathlib import Path
@@ -78,6 +79,39 @@ ESCAPES = {
     "the environment": "import os; os.environ['OPENQWEN_SECRET']",
     "another process' environment": "print(open('/proc/1/environ').read().index('OPENQWEN_SECRET'))",
     "packages outside the standard library": "import numpy",
+    "name look-up": "import socket; socket.gethostbyname('localhost.example.com')",
+    "unix datagram to the system log": "import socket as s; s.socket(s.AF_UNIX, s.SOCK_DGRAM).connect('/dev/log')",
+    "netlink": "import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+    "vsock": "import socket; socket.socket(socket.AF_VSOCK)",
+    "abstract socket of the host": "import socket; socket.socket(socket.AF_UNIX).connect(chr(0) + 'openqwen-escape')",
+    "another process' memory": "open('/proc/1/mem', 'r+b').read(1)",
+    "another process' folder": "import os; os.listdir('/proc/1/root')",
+    "another process' files": "import os; os.listdir('/proc/1/fd')",
+    "the host's processes": f"import os; os.kill({os.getpid()}, 0)",
+    "link out of the folder": "import os; os.symlink('/etc/shadow', '/work/l'); open('/work/l').read()",
+    "climb out of the folder": "open('/work/../../../etc/shadow').read()",
+    "hard link to a program": "import os; os.link('/usr/bin/env', '/work/env')",
+    "write to the system's programs": "open('/usr/bin/x', 'w')",
+    "mark a program set-user-id root": "import os; os.chmod('/usr/bin/env', 0o4755)",
+    "take a file for root": "import os; open('/work/x', 'w'); os.chown('/work/x', 0, 0)",
+    "change the root": "import os; os.chroot('/work')",
+    "join a namespace": "import ctypes, os; c = ctypes.CDLL(None); assert c.setns(os.open('/proc/1/ns/net', 0), 0) == 0",
+    "kernel ring": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(425, 8, ctypes.create_string_buffer(256)) >= 0",
+    "page faults in user space": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(323, 0) >= 0",
+    "kernel programs": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(321, 0, b'\\1\\0\\0\\0' * 18, 72) >= 0",
+    "keyring": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(250, 0, -3, 1) >= 0",
+    "kernel messages": "import ctypes; c = ctypes.CDLL(None); assert c.klogctl(3, ctypes.create_string_buffer(64), 64) >= 0",
+    "set the clock": "import time; time.clock_settime(time.CLOCK_REALTIME, 0)",
+    "host name": "import socket; socket.sethostname('x')",
+    "raise a limit": "import resource as r; r.setrlimit(r.RLIMIT_NPROC, (1 << 16, 1 << 16))",
+    "higher priority": "import os; os.nice(-5)",
+    "real-time priority": "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))",
+    "raw disk": "import os; os.listdir('/dev/block'); open('/dev/sda', 'rb')",
+    "kernel memory": "open('/dev/mem', 'rb')",
+    "control groups": "import os; os.mkdir('/sys/fs/cgroup/x')",
+    "too many open files": "import os; [os.dup(0) for _ in range(10000)]",
+    "one huge file": "import os; os.truncate(os.open('/work/x', os.O_CREAT | os.O_RDWR), 1 << 40)",
+    "type into the terminal": "import fcntl, termios; fcntl.ioctl(open('/dev/tty', 'wb'), termios.TIOCSTI, b'x')",
 }
 
 
@@ -85,7 +119,10 @@ ESCAPES = {
 @pytest.mark.parametrize("name", ESCAPES)
 def test_escape_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENQWEN_SECRET", "1")
-    result = run_program(ESCAPES[name], memory_mb=256)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0openqwen-escape")
+        listener.listen()
+        result = run_program(ESCAPES[name], memory_mb=256)
     assert result.reason in ("error", "timeout"), result
 
 

@@ -1,0 +1,63 @@
+"""The code interpreter as a tool: report §3.4, §A.3 (Tables 7 and 8).
+
+The declaration is Qwen's own form of a tool that takes code; that the interpreter lives in the sandbox, and that
+pictures become files of a folder, is ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openqwen.agent.tools import CallError, Tool
+from openqwen.sandbox import Cell, Kernel
+
+NAME = "code_interpreter"
+
+
+class Interpreter:
+    """One conversation's interpreter; its pictures are written below `folder`. Use as a context manager.
+
+    The toolbox that holds it must wait longer than a cell may take (`Limits.seconds` and a second to restart).
+    """
+
+    def __init__(self, kernel: Kernel, folder: Path) -> None:
+        self.kernel, self.folder = kernel, folder
+        self.pictures: list[Path] = []
+
+    def __enter__(self) -> Interpreter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kernel.close()
+
+    @property
+    def tool(self) -> Tool:
+        """The interpreter as the model sees it: arguments are code, not JSON."""
+        declaration = {
+            "name_for_human": "Code Interpreter",
+            "name_for_model": NAME,
+            "description_for_model": "Runs Python code and keeps its variables. Print what you want to see.",
+            "parameters": [
+                {"name": "code", "description": "", "required": True, "schema": {"type": "string"}}
+            ],
+            "args_format": "code",
+        }
+        return Tool(declaration, self.run)
+
+    def run(self, code: str) -> str:
+        """What a cell printed, where its pictures lie and which files it made. CallError: what it raised."""
+        cell = self.kernel.run(code)
+        report = "\n".join(part for part in (cell.text.rstrip(), *self._traces(cell)) if part)
+        if cell.error is not None:
+            raise CallError("\n".join(part for part in (report, cell.error.rstrip()) if part))
+        return report or "(no output)"
+
+    def _traces(self, cell: Cell) -> list[str]:
+        lines = [f"({cell.left_out} more bytes of output)"] if cell.left_out else []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for picture in cell.pictures:
+            path = self.folder / f"picture_{len(self.pictures) + 1}.png"
+            path.write_bytes(picture)
+            self.pictures.append(path)
+            lines.append(f"picture: {path.name}")
+        return lines + [f"file: {name}" for name in cell.files]
