@@ -277,6 +277,24 @@ def server_answers(command: str, folder: Path) -> None:
         assert len(models["data"]) == 1
 
 
+def models_are_compared(command: str, folder: Path) -> None:
+    with served(command, folder, "/health") as address:
+        models = json.load(urllib.request.urlopen(f"{address}/v1/models", timeout=10))
+        assert [model["id"] for model in models["data"]] == ["rlhf", "sft"]
+        what = json.load(urllib.request.urlopen(f"{address}/compare", timeout=10))
+        assert what == {"reward": True, "preferences": True, "stored": 0}
+
+
+def sandbox_is_proven(command: str, folder: Path) -> None:
+    """Or refused: exit code 78 and what to install."""
+    process = start(command, folder)
+    out, err = process.communicate(timeout=PATIENCE)
+    if process.returncode == 78:
+        assert "fix:" in err and "Traceback" not in err
+    else:
+        assert process.returncode == 0 and out.startswith("backend "), out + err
+
+
 @contextmanager
 def served(command: str, folder: Path, path: str) -> Iterator[str]:
     """The address of a server that the command starts, once it answers at a path."""
@@ -309,6 +327,9 @@ def healthy(url: str, process: subprocess.Popen[str]) -> bool:
 
 
 Check = Callable[[str, Path], None]
+COMPARED = (
+    "openqwen serve out/tour/rlhf --also sft=out/tour/chat --reward out/tour/reward --preferences out/chosen"
+)
 ALONE: dict[str, Check] = {
     "openqwen --help": every_command_is_listed,
     "openqwen tour --plan": plan_names_every_step,
@@ -324,6 +345,7 @@ ALONE: dict[str, Check] = {
     "openqwen import Qwen/Qwen-1_8B --out out/qwen": released_model_is_imported,
     "openqwen tags --prompts PATH --size 8 --out out/prompts": prompts_are_chosen,
     "openqwen selfcheck": every_check_holds,
+    "openqwen sandbox doctor": sandbox_is_proven,
 }
 AFTER_A_TOUR: dict[str, Check] = {
     "openqwen sample --prompts PATH --model out/tour/chat --out out/replies": replies_are_drawn,
@@ -338,6 +360,7 @@ AFTER_A_TOUR: dict[str, Check] = {
     "openqwen export out/tour/rlhf --format qwen2 --out qwen2": model_is_exported,
     "openqwen chat out/tour/rlhf": chat_answers,
     "openqwen serve out/tour/rlhf": server_answers,
+    COMPARED: models_are_compared,
 }
 
 
