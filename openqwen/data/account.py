@@ -206,7 +206,7 @@ class Account:
 
     def benchmarks(self) -> list[Path]:
         """The benchmark files that the corpus was cleaned of, those of its primer among them; they may be gone."""
-        paths = [Path(path) for path in self.config.decontaminate.benchmarks]
+        paths = self.config.decontaminate.paths()
         if primer := self.corpus.manifest["inputs"].get("primer"):
             paths.append((self.corpus.path / primer["path"] / "benchmarks").resolve())
         return paths if "decontaminate" in self.steps else []

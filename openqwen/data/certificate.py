@@ -40,7 +40,7 @@ def certify(corpus: Artifact, benchmark: Path, out: Path, label: str | None = No
         "benchmark": {"path": _relative(benchmark, out), "files": _files(benchmark)},
         "corpus": {"path": _relative(corpus.path, out), **_identity(corpus)},
         "code": code_of(leaks.__name__),
-        "settings": account.config.decontaminate.model_dump(mode="json", exclude={"benchmarks"}),
+        "settings": account.config.decontaminate.model_dump(mode="json", exclude={"benchmarks", "folder"}),
         **_measured(account, benchmark, label),
     }
     stated["seal"] = digest(stated)
@@ -123,7 +123,10 @@ def verify(path: Path, corpus: Path | None, benchmark: Path | None, again: bool 
                 fix="scan with the version that made it, or make a new certificate",
             )
         account = Account(found)
-        if account.config.decontaminate.model_dump(mode="json", exclude={"benchmarks"}) != stated["settings"]:
+        if (
+            account.config.decontaminate.model_dump(mode="json", exclude={"benchmarks", "folder"})
+            != stated["settings"]
+        ):
             raise _different(path, "settings")
         for name, value in _measured(account, known, None).items():
             if stated[name] != value:

@@ -6,6 +6,7 @@ ours or from the papers that published their thresholds; quality.py keeps those 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import field_validator
@@ -309,6 +310,12 @@ class DecontaminateConfig(Config):
     benchmarks: tuple[str, ...] = setting(
         (), source="ours", reads=True, doc="more benchmark files or folders"
     )
+    folder: str = setting(
+        "data/benchmarks",
+        source="ours",
+        reads=True,
+        doc="of benchmarks, the report's for instance: used where it exists; stats.json names what was",
+    )
     overlap: Literal["drop", "cut"] = setting(
         "drop",
         source="ours",
@@ -321,6 +328,11 @@ class DecontaminateConfig(Config):
         200, source="ours", doc="cut on each side as well, and the least that may be left (as in GPT-3)", ge=0
     )
     max_cuts: int = setting(10, source="ours", doc="a page with more cuts is dropped (as in GPT-3)", ge=1)
+
+    def paths(self) -> list[Path]:
+        """The files and folders of `benchmarks`, and `folder` where there is one."""
+        folder = Path(self.folder)
+        return [*map(Path, self.benchmarks), *([folder] if folder.is_dir() else [])]
 
 
 class MixConfig(Config):

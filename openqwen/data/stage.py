@@ -386,7 +386,7 @@ def _lm(state: _State, opened: Mapping[str, Any]) -> None:
 
 def _decontaminate(state: _State, opened: Mapping[str, Any]) -> None:
     config = state.config.decontaminate
-    paths = [Path(path) for path in config.benchmarks]
+    paths = config.paths()
     primer = opened.get("primer")
     if isinstance(primer, Artifact):
         paths.append(primer.file("benchmarks"))

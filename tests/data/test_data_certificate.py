@@ -70,6 +70,22 @@ def built(folder: Path, benchmarks: list[Path], more: Sequence[str] = (), **sett
     return run(resolved(DataConfig, "data", **flags), {"input": folder / "in.jsonl"}, folder / "corpus")
 
 
+def test_a_folder_of_benchmarks_is_used_where_it_exists(
+    benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    without = built(tmp_path / "without", [])
+    assert json.loads(without.file("stats.json").read_text())["benchmarks"] == {}
+    (tmp_path / "data/benchmarks").mkdir(parents=True)
+    shutil.copy(benchmark, tmp_path / "data/benchmarks")
+    cleaned = built(tmp_path / "with", [])
+    stats = json.loads(cleaned.file("stats.json").read_text())
+    assert stats["benchmarks"] == {"puzzles": 3}
+    (line,) = (line for line in stats["funnel"] if line["step"] == "decontaminate")
+    assert sum(line["dropped"].values()) == 5
+    assert cleaned.fingerprint != without.fingerprint
+
+
 @pytest.fixture(scope="module")
 def clean(benchmark: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return built(tmp_path_factory.mktemp("clean") / "c", [benchmark])
