@@ -6,9 +6,10 @@ release of TRL that has PPO (1.12). Where openqwen's time goes (rollout, scoring
     python benchmarks/ppo.py [--shape S|M] [--peer PYTHON] [--threads 2] [--quick]
 
 Every arm is a process of its own that does one step when told to. Arms take turns, so what else the machine does hits
-all of them; medians count. A step is 32 queries of 64 tokens, two replies to each of up to 128 tokens, which end by
-themselves, and one epoch of four minibatches. Ours samples by top-p 0.9, as the report; the peer knows whole
-distributions only. No pretrained gradient: the peer has none.
+all of them; medians count. A step is 32 queries of 64 tokens, two replies of 64 tokens to each, and one epoch of four
+minibatches. Equal lengths are the peer's best case, for it generates and computes all replies to the longest one's
+length. Ours samples by top-p 0.9, as the report; the peer knows whole distributions only. No pretrained gradient: the
+peer has none.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from openqwen.train.precision import deterministic, pick_dtype
 
 # name: (layers, hidden, heads, FFN, vocabulary)
 SHAPES = {"S": (8, 256, 4, 704, 8_192), "M": (12, 512, 8, 1_408, 32_768)}
-QUERIES, RESPONSES, PROMPT, NEW = 32, 2, 64, 128
+QUERIES, RESPONSES, PROMPT, NEW = 32, 2, 64, 64
 MINIBATCHES, MICRO_ROWS = 4, 16
-# What makes random weights write as language models do: heads sharp enough for distributions of about 2 nats, and a
-# number that all hidden states share, by which the end token comes once in some 40 tokens.
-SHARPNESS, SHARED, END = 16, 0.1, 5.0
+# Of random heads, so that distributions have about 2 nats, as those of language models; and a number that all hidden
+# states share, by which no reply ends before its time.
+SHARPNESS, SHARED, NEVER = 11, 0.1, -5.0
 OURS = ("ours fp32", "ours bf16")
 PEERS = ("peer fp32", "peer bf16")
 GOAL = 3.0
@@ -190,7 +191,7 @@ def write_inputs(shape: str, folder: Path) -> None:
     with torch.no_grad():
         head = model.head.weight.mul_(SHARPNESS)
         model.embed.weight[:, 0], head[:, 0] = SHARED, 0.0
-        head[words.im_end_id, 0], head[words.eos_id, 0] = END, -END  # eos_id pads the peer's replies
+        head[[words.im_end_id, words.eos_id], 0] = NEVER
     save_model(model, folder, eos_ids=[words.im_end_id])
     empty = len(read(folder, [""], words)[0])
     texts = ["".join(draw.choices("abcdefgh", k=PROMPT - empty)) for _ in range(4 * QUERIES)]
