@@ -1,7 +1,7 @@
 """Errors a person can act on: one line of what, one of where, one of what to do.
 
-Ours. Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 missing extra or tool, 4 bad data,
-130 interrupted after saving.
+Ours. Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 missing extra or tool, 4 bad data, 78 no sandbox for
+generated code, 130 interrupted after saving.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 class Limits:
     """Bounds of one conversation's interpreter.
 
-    seconds: wall clock of a cell. cpu: processor seconds of the whole conversation. memory_mb: data of any one
+    seconds: wall clock of a cell. cpu: processor seconds of any one process. memory_mb: data of any one
     process. output: bytes of a cell's output that are kept. pictures, picture_bytes: of one cell. file_bytes: of a
     file that goes in or out.
     """
