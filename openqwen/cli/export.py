@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 Format = Literal["qwen2", "qwen", "gguf", "ollama"]
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+Dtype = Annotated[
+    Literal["bf16", "fp16", "fp32"] | None, Parameter(help="Of the weights; otherwise as they are stored.")
+]
+TokenizerPath = Annotated[Path | None, Parameter(help="Where the tokenizer is, if not beside the model.")]
+Chat = Annotated[
+    bool | None, Parameter(help="Replies end with <|im_end|>; otherwise as generation_config.json says.")
+]
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _NAMING: dict[Format, Naming] = {"qwen2": "qwen2", "qwen": "qwen1", "gguf": "gguf", "ollama": "gguf"}
 GGUF_FILE = "model.gguf"
@@ -46,19 +53,12 @@ def export(
         ),
     ],
     out: Annotated[Path, Parameter(help="New folder, or new file for gguf.")],
-    dtype: Annotated[
-        Literal["bf16", "fp16", "fp32"] | None,
-        Parameter(help="Of the weights; otherwise as they are stored."),
-    ] = None,
+    dtype: Dtype = None,
     max_shard_size: Annotated[
         str | None, Parameter(help="Largest weight file, such as 5GB; otherwise as the source, or 5GB.")
     ] = None,
-    tokenizer: Annotated[
-        Path | None, Parameter(help="Where the tokenizer is, if not beside the model.")
-    ] = None,
-    chat: Annotated[
-        bool | None, Parameter(help="Replies end with <|im_end|>; otherwise as generation_config.json says.")
-    ] = None,
+    tokenizer: TokenizerPath = None,
+    chat: Chat = None,
     license: Annotated[str | None, Parameter(help="What the model card says, such as apache-2.0.")] = None,
     measure: Annotated[
         Path | None,

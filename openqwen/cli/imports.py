@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from openqwen.cli.common import Out
-from openqwen.cli.export import DTYPES
+from openqwen.cli.export import DTYPES, Chat, Dtype, TokenizerPath
 from openqwen.core import artifact
 from openqwen.core.artifact import Artifact, input_content, stage_run
 from openqwen.core.config import Resolved, validate
@@ -38,16 +38,9 @@ def import_(
     model: Annotated[Path, Parameter(help="A Hugging Face folder (Qwen-1 or Qwen2), or a name of the hub.")],
     *,
     out: Out,
-    dtype: Annotated[
-        Literal["bf16", "fp16", "fp32"] | None,
-        Parameter(help="Of the weights; otherwise as they are stored."),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, Parameter(help="Where the tokenizer is, if not beside the model.")
-    ] = None,
-    chat: Annotated[
-        bool | None, Parameter(help="Replies end with <|im_end|>; otherwise as generation_config.json says.")
-    ] = None,
+    dtype: Dtype = None,
+    tokenizer: TokenizerPath = None,
+    chat: Chat = None,
 ) -> int:
     """Makes an artefact of a published model: openqwen import Qwen/Qwen-7B --out out/qwen-7b.
 

@@ -46,16 +46,21 @@ def train(work: Work) -> Facts:
     return {"examples": len(examples)}
 
 
-def bring(work: Work) -> Facts:
-    """A classifier that a user has trained, into the store. settings: "path" (of its model), "content" (its digest)."""
+def named(work: Work, setting: str) -> bytes:
+    """The file at settings["path"], which a setting names. DataError if it cannot be read."""
     path = Path(work.settings["path"])
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"cannot be read: {error.strerror}", where=str(path), fix="mend quality.models"
+            f"cannot be read: {error.strerror}", where=str(path), fix=f"mend {setting}"
         ) from error
-    classifier.HashedLinear.from_bytes(data, str(path))
+
+
+def bring(work: Work) -> Facts:
+    """A classifier that a user has trained, into the store. settings: "path" (of its model), "content" (its digest)."""
+    data = named(work, "quality.models")
+    classifier.HashedLinear.from_bytes(data, work.settings["path"])
     work.write("model.safetensors", data)
     return {}
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
-from openqwen.core.errors import DataError
 from openqwen.data import filters, shards
 from openqwen.data.documents import Document, Dropped
 from openqwen.data.mix import unit_hash
@@ -107,14 +105,7 @@ def drop_noise(work: Work) -> Facts:
 
 def bring(work: Work) -> Facts:
     """The scores that a model of ours gave, into the store. settings: "path", "content" (its digest)."""
-    path = Path(work.settings["path"])
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}", where=str(path), fix="mend quality.scores"
-        ) from error
-    work.write(FILE, data)
+    work.write(FILE, filters.named(work, "quality.scores"))
     return {}
 
 

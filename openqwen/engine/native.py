@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openqwen.core.errors import MissingTool
+from openqwen.core.errors import MissingTool, OpenQwenError, UsageError
 from openqwen.model.cache import CacheRows
 from openqwen.model.context import LayerContext
 from openqwen.model.quantise import Quantised, int8_parts
@@ -163,16 +163,24 @@ def missing() -> str | None:
     """Why this machine has no compiled code; None: it has."""
     try:
         library()
-    except MissingTool as error:
+    except OpenQwenError as error:
         return error.what
-    except OSError as error:
-        return f"no place for its library: {error}"
     return None
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled code; kept for the next process. MissingTool without a C++ compiler."""
+    """The compiled code; kept for the next process. MissingTool without a C++ compiler, UsageError without a place."""
+    try:
+        return _library()
+    except OSError as error:  # nowhere to keep it, or it cannot be loaded from there
+        raise UsageError(
+            f"compiled decoding has no place for its library: {error}",
+            fix="set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
+
+
+def _library() -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compiler is None:
         raise MissingTool(
