@@ -63,7 +63,8 @@ class Two:
 
     def end(self) -> tuple[list[int | None], str, str]:
         """Exit codes, and what each said on standard error."""
-        codes = forked.end(self.running, 60)
+        # a main process that waits at the store hears of a death by the time limit, and may need the grace after it
+        codes = forked.end(self.running, SETTINGS["parallel.timeout"] + heart.GRACE + 30)
         self.seconds = time.monotonic() - self.begun
         first, second = ((self.logs / f"{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1))
         return codes, first, second
