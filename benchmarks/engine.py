@@ -7,8 +7,8 @@ while others decode. llama.cpp's ratio at equal precision is printed.
     python benchmarks/engine.py [--part decode|first] [--shape S|M] [--threads 1] [--clock wall|cpu] [--quick]
 
 Every arm is a process of its own that answers one call at a time; arms take turns, so what else the machine does hits
-all of them; medians count. A call is a prompt of 128 tokens and 64 new ones (24 at batch 32), greedy; what decoding
-costs is the difference to a call for one new token. `--clock cpu` counts the seconds of computing instead of those
+all of them; medians count. A call is a prompt of 128 tokens and 64 new ones, greedy; what decoding costs is the
+difference to a call for one new token. `--clock cpu` counts the seconds of computing instead of those
 that pass: the measure for a machine that other work shares.
 """
 
@@ -37,7 +37,7 @@ from openqwen.tokenizer import Tokenizer
 
 # name: (layers, hidden, heads, FFN, vocabulary, context)
 SHAPES = {"S": (8, 256, 4, 704, 8_192, 512), "M": (12, 512, 8, 1_408, 32_768, 512)}
-PROMPT, NEW = 128, {1: 64, 32: 24}  # new tokens by batch
+PROMPT, NEW = 128, 64
 # Bytes of what memory is measured with. Weights of S stay in caches in part: its share can pass what memory allows.
 BEYOND_CACHES = 256 << 20
 OURS = ("ours fp32", "ours bf16")
@@ -93,7 +93,7 @@ def decode(options: argparse.Namespace, shape: str) -> dict[str, dict[str, Any]]
     for batch, seconds in steps.items():
         for arm, step in seconds.items():
             dtype = torch.bfloat16 if "bf16" in arm else torch.float32
-            allowed = decode_bytes(config, [PROMPT + NEW[batch] // 2] * batch, dtype) / bandwidth
+            allowed = decode_bytes(config, [PROMPT + NEW // 2] * batch, dtype) / bandwidth
             found["measured"][f"{shape} batch {batch} {arm}"] = {
                 "milliseconds_a_step": round(step * 1e3, 2),
                 "tokens_per_second": round(batch / step, 1),
@@ -167,9 +167,9 @@ def take_turns(
         try:
             for number in range(rounds + 1):
                 for arm, child in children.items():
-                    short, long = (ask(child, f"{batch} {count}") for count in (1, NEW[batch]))
+                    short, long = (ask(child, f"{batch} {count}") for count in (1, NEW))
                     if number:
-                        seconds[arm].append((long - short) / (NEW[batch] - 1))
+                        seconds[arm].append((long - short) / (NEW - 1))
         finally:
             for child in children.values():
                 child.kill()
