@@ -19,25 +19,26 @@ PACKAGE = ROOT / "openqwen"
 MAY = {
     "core": set(),
     "data": {"core"},
+    "code_qwen": {"core", "data"},
     "tokenizer": {"core", "data"},
     "chat": {"core", "data", "tokenizer"},
     "model": {"core"},
     "train": {"core", "model"},
     "sandbox": {"core"},
     "engine": {"core", "model", "tokenizer", "chat"},
-    "agent": {"core", "data", "model", "tokenizer", "chat", "engine", "sandbox"},
+    "agent": {"core", "data", "model", "tokenizer", "chat", "engine", "sandbox", "annotate"},
     "serve": {"core", "model", "tokenizer", "chat", "engine", "agent", "reward"},
     "pretrain": {"core", "data", "tokenizer", "chat", "model", "train"},
     "sft": {"core", "data", "tokenizer", "chat", "model", "train"},
     "reward": {"core", "data", "tokenizer", "chat", "model", "train"},
     "annotate": {"core", "data", "tokenizer", "chat", "model", "engine", "report"},
-    "rlhf": {"core", "data", "tokenizer", "chat", "model", "train", "engine"},
+    "rlhf": {"core", "data", "tokenizer", "chat", "model", "train", "engine", "sft", "reward"},
     "selfcheck": {"core", "tokenizer", "model", "train", "pretrain", "sft"},
     "evals": {"core", "data", "tokenizer", "chat", "model", "engine", "agent", "sandbox"},
     "report": {"core"},
     "stages": {"core"},
 }
-TORCH_FREE = ("core", "data", "tokenizer", "chat", "stages")
+TORCH_FREE = ("core", "data", "code_qwen", "tokenizer", "chat", "stages")
 
 
 def imports(path: Path) -> set[str]:

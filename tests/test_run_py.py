@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -100,3 +101,43 @@ def test_ci_calls_run_py_and_nothing_else() -> None:
         if line and not line.startswith(("#", "set", "cd"))
     ]
     assert lines == ["exec python3 run.py test"]
+
+
+REPORT = {
+    "dependencies": [
+        {"name": "sound", "version": "1.0", "vulns": []},
+        {"name": "leaky", "version": "0.9", "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.0", "1.1"]}]},
+        {"name": "ours", "skip_reason": "not found"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "said"),
+    [
+        (
+            json.dumps(REPORT),
+            1,
+            ["leaky 0.9: PYSEC-1, mended in 1.0, 1.1", "2 of 3 libraries looked up, 1 known holes"],
+        ),
+        (
+            json.dumps({"dependencies": REPORT["dependencies"][:1]}),
+            0,
+            ["1 of 1 libraries looked up, 0 known holes"],
+        ),
+        (json.dumps({"dependencies": REPORT["dependencies"][2:]}), 0, ["cannot reach its data"]),
+        ("", 0, ["cannot reach its data"]),
+    ],
+)
+def test_known_holes_fail_and_a_missing_network_is_said(
+    report: str,
+    code: int,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = subprocess.CompletedProcess([], 0, stdout=report, stderr="")
+    monkeypatch.setattr(run.subprocess, "run", lambda *arguments, **options: done)
+    assert run.audit() == code
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in said)

@@ -48,6 +48,21 @@ def primer(*settings: Settings, out: Out, recipe: Recipes = None, plan: Plan = F
 
 
 @app.command
+def code(
+    *settings: Settings,
+    input: Annotated[Path, Parameter(help="A checkout, or a folder of them.")],
+    out: Out,
+    recipe: Recipes = None,
+    plan: Plan = False,
+) -> int:
+    """Repositories to documents of code, each file kept or dropped with its reason (report §4.1).
+
+    OUT/documents.jsonl.zst is an input of openqwen data build; OUT/files.jsonl tells of every file.
+    """
+    return run_stage("code", {"input": input}, out, settings, recipe, plan)
+
+
+@app.command
 def score(
     *settings: Settings,
     corpus: Annotated[Path, Parameter(help="Built with --quality.drop false, it has every document.")],

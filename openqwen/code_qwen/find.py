@@ -1,0 +1,69 @@
+"""Finds repositories in a folder and their files. Links never lead out nor round, submodules that are absent are named.
+
+Ours. A repository is a folder with .git in it. Where no folder has one (archives that were unpacked), it is the folder
+itself if it holds a program or a licence, else each folder in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from openqwen.code_qwen.languages import language_of
+from openqwen.code_qwen.licences import is_licence_file
+from openqwen.core.errors import DataError
+from openqwen.data.documents import Bad, printable
+from openqwen.data.sources.files import walk
+
+_SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+?)\s*$", re.M)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder of programs that belong together. name: the folder's within the input."""
+
+    name: str
+    root: Path
+
+    def files(self, bad: Bad) -> Iterator[tuple[str, Path]]:
+        """(path within it, path on disk) of each regular file, sorted; other repositories inside are left out."""
+        inner = {folder for folder in _with_git(self.root) if folder != self.root}
+        self._look_for_submodules(bad)
+        for path in walk(self.root, bad):
+            if not inner.intersection(path.parents):
+                yield printable(path.relative_to(self.root).as_posix()), path
+
+    def _look_for_submodules(self, bad: Bad) -> None:
+        listed = self.root / ".gitmodules"
+        if not listed.is_file() or listed.is_symlink():
+            return
+        for name in _SUBMODULE.findall(listed.read_text(encoding="utf-8", errors="replace")):
+            folder = self.root / name
+            if ".." in Path(name).parts or not folder.is_dir() or not any(folder.iterdir()):
+                bad.note(folder, "submodule that is not checked out")
+
+
+def repositories(root: Path, bad: Bad) -> list[Repository]:
+    """The repositories of a folder by name. DataError where there is nothing."""
+    if not root.is_dir():
+        raise DataError("no folder of programs", where=str(root), fix="give a checkout, or a folder of them")
+    found = _with_git(root)
+    if not found:
+        entries = sorted(path for path in root.iterdir() if not path.is_symlink())
+        own = any(
+            path.is_file() and (language_of(path.name) or is_licence_file(path.name)) for path in entries
+        )
+        found = [root] if own else [path for path in entries if path.is_dir()]
+    if not found:
+        raise DataError("the folder is empty", where=str(root), fix="give a checkout, or a folder of them")
+    return [
+        Repository(printable(root.name if path == root else path.relative_to(root).as_posix()), path)
+        for path in found
+    ]
+
+
+def _with_git(root: Path) -> list[Path]:
+    """Folders with .git, sorted; also those inside others."""
+    return sorted({path.parent for path in root.rglob(".git") if not path.is_symlink()})

@@ -1,0 +1,70 @@
+"""What comes from others: libraries by lower bounds, no web files, no code that data could become."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "openqwen"
+PAGES = sorted(path for path in PACKAGE.rglob("page/*") if path.suffix in {".js", ".css", ".html", ".svg"})
+NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1998/Math/MathML"}
+# The one place where text becomes code, and it runs in the sandbox alone.
+INTERPRETER = PACKAGE / "sandbox" / "inside.py"
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_every_library_has_a_lower_bound_and_no_upper_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for line in (line for group in groups for line in group if not line.startswith("openqwen")):
+        bounds = [specifier.operator for specifier in Requirement(line).specifier]
+        assert bounds == [">="], line
+
+
+def test_no_text_becomes_code() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if path != INTERPRETER
+        for name, call in calls(path)
+        if name in {"eval", "exec", "compile", "os.system", "marshal.loads", "runpy.run_path"}
+        or any(word.arg == "shell" and ast.unparse(word.value) != "False" for word in call.keywords)
+        or any(
+            word.arg == "trust_remote_code" and ast.unparse(word.value) != "False" for word in call.keywords
+        )
+    }
+    assert found == set()
+
+
+def test_no_server_listens_to_the_world_unasked() -> None:
+    """The word for all interfaces stands in no default: whoever wants it says it."""
+    found = [
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for default in [*node.args.defaults, *node.args.kw_defaults]
+        if isinstance(default, ast.Constant) and default.value in {"0.0.0.0", "::"}
+    ]
+    assert found == []
+
+
+def test_web_files_are_our_own_and_name_no_other_host() -> None:
+    """Nothing is vendored, so there are no versions, licences or hashes to keep: no library, nothing minified."""
+    assert len(PAGES) > 20
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert set(re.findall(r"https?://[^\s\"'`)<]+", text)) <= NAMESPACES, path
+        assert max(map(len, text.splitlines())) < 400, f"{path} is minified"
+        assert not re.search(r"sourceMappingURL|@license|copyright", text, re.I), path
