@@ -20,6 +20,7 @@ MAY = {
     "core": set(),
     "data": {"core"},
     "code_qwen": {"core", "data"},
+    "math_qwen": {"core", "data"},
     "tokenizer": {"core", "data"},
     "chat": {"core", "data", "tokenizer"},
     "model": {"core"},
@@ -38,7 +39,7 @@ MAY = {
     "report": {"core"},
     "stages": {"core"},
 }
-TORCH_FREE = ("core", "data", "code_qwen", "tokenizer", "chat", "stages")
+TORCH_FREE = ("core", "data", "code_qwen", "math_qwen", "tokenizer", "chat", "stages")
 
 
 def imports(path: Path) -> set[str]:

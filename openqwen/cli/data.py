@@ -63,6 +63,27 @@ def code(
 
 
 @app.command
+def math(
+    *settings: Settings,
+    problems: Annotated[
+        Path | None, Parameter(help='More problems: JSON lines of {"question", "answer"}, as GSM8K has them.')
+    ] = None,
+    replies: Annotated[
+        Path | None,
+        Parameter(help="Replies of openqwen sample to these problems: right and new paths are kept."),
+    ] = None,
+    out: Out,
+    recipe: Recipes = None,
+    plan: Plan = False,
+) -> int:
+    """Mathematical instruction data: problems in both languages, each solution checked (report §5.1).
+
+    OUT/train.jsonl is what openqwen sft reads as --data, and openqwen sample as --prompts.
+    """
+    return run_stage("math", {"problems": problems, "replies": replies}, out, settings, recipe, plan)
+
+
+@app.command
 def score(
     *settings: Settings,
     corpus: Annotated[Path, Parameter(help="Built with --quality.drop false, it has every document.")],
