@@ -153,6 +153,22 @@ def model_scores_documents(command: str, folder: Path) -> None:
     assert facts["documents"] == len(PAGES)
 
 
+def code_is_taken(command: str, folder: Path) -> None:
+    checkout = folder / "checkout"
+    (checkout / ".git").mkdir(parents=True)
+    (checkout / "tool.py").write_text("# SPDX-License-Identifier: MIT\ndef twice(number):\n    return 2 * number\n")
+    (checkout / "closed.py").write_text("def secret():\n    return 'nobody may take this'\n")
+    output(command.replace("PATH", "checkout"), folder)
+    lines = (folder / "out" / "code" / "files.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line).get("reason") for line in lines] == ["licence", None]
+
+
+def problems_are_made(command: str, folder: Path) -> None:
+    output(command, folder)
+    lines = (folder / "out" / "math" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 4000 and "####" in json.loads(lines[0])["messages"][1]["content"]
+
+
 def vocabulary_is_learnt(command: str, folder: Path) -> None:
     (folder / "pages.txt").write_text("\n".join(PAGES), encoding="utf-8")
     output(command.replace("PATH", "pages.txt"), folder)
@@ -338,6 +354,8 @@ ALONE: dict[str, Check] = {
     "openqwen data build --input PATH --out out/corpus": documents_become_a_corpus,
     SCORED: documents_are_scored,
     "openqwen data preview out/scored": thresholds_are_previewed,
+    "openqwen data code --input PATH --out out/code": code_is_taken,
+    "openqwen data math --out out/math": problems_are_made,
     "openqwen tokenizer train --text PATH --out out/tokenizer": vocabulary_is_learnt,
     "openqwen doctor": machine_is_described,
     "openqwen plan qwen-7b": needs_are_shown,

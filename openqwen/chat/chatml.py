@@ -5,6 +5,7 @@ Report §3.1, A.1.1. A message is five stretches of ids, and a loss mask says wh
                          <|im_start|>   role NEWLINE   content    <|im_end|>   NEWLINE
     "report"             no             no             replies    replies      no        (§3.1.2; the default)
     "released-script"    yes            no             replies    yes          yes       (as finetune.py does)
+    "everything"         yes            yes            yes        yes          yes       (what §5.1 compares with)
 
 "Replies" are the assistant's messages. Role and content are encoded separately and content as ordinary text:
 nothing that a person, a document or a tool writes can end a message or begin one.
@@ -19,7 +20,7 @@ from openqwen.chat.messages import ASSISTANT, Message, check, with_system
 from openqwen.core.errors import DataError, UsageError
 from openqwen.tokenizer.tokenizer import END_OF_TEXT, IM_END, IM_START, Allowed, Tokenizer
 
-Mask = Literal["report", "released-script"]
+Mask = Literal["report", "released-script", "everything"]
 Stretch = tuple[list[int], bool]  # ids, and whether they are trained
 
 
@@ -61,11 +62,12 @@ def _stretches(
     message: Message, tok: Tokenizer, mask: Mask = "report", allowed_special: Allowed = frozenset()
 ) -> list[Stretch]:
     """The row of the table above for one message."""
-    is_reply, structure = message["role"] == ASSISTANT, mask == "released-script"
+    everything, structure = mask == "everything", mask != "report"
+    is_reply = everything or message["role"] == ASSISTANT
     newline = tok.encode("\n")
     return [
         ([tok.im_start_id], structure),
-        (tok.encode(message["role"]) + newline, False),
+        (tok.encode(message["role"]) + newline, everything),
         (tok.encode(message["content"], allowed_special), is_reply),
         ([tok.im_end_id], is_reply or structure),
         (newline, structure),

@@ -134,7 +134,7 @@ def chat(
         Path | None, Parameter(help="What counts as a token; without it every byte.")
     ] = None,
     mask: Annotated[
-        Literal["report", "released-script"], Parameter(help="Which tokens are trained.")
+        Literal["report", "released-script", "everything"], Parameter(help="Which tokens are trained.")
     ] = "report",
     limit: Annotated[int | None, Parameter(help="How many conversations; without it all.")] = None,
 ) -> int:

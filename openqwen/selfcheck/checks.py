@@ -104,7 +104,7 @@ def data_order(bed: Bed) -> Iterator[Comparison]:
 
 def loss_mask(bed: Bed) -> Iterator[Comparison]:
     """Ids and mask of every conversation, both masks, against the table read cell by cell."""
-    for mask in ("report", "released-script"):
+    for mask in ("report", "released-script", "everything"):
         samples, _ = read_samples(bed.conversations_file, "data", bed.tokenizer, MAX_LENGTH, mask)
         wrong = abs(len(samples) - len(bed.conversations))
         for sample, messages in zip(samples, bed.conversations):

@@ -54,10 +54,11 @@ def chatml(
     ids: list[int] = []
     trained: list[bool] = []
     for message in messages:
-        reply, script = message["role"] == "assistant", mask == "released-script"
+        every, script = mask == "everything", mask != "report"
+        reply = every or message["role"] == "assistant"
         head, content = f"{message['role']}\n".encode(), message["content"].encode()
         ids += [control["<|im_start|>"], *head, *content, control["<|im_end|>"], *b"\n"]
-        trained += [script] + [False] * len(head) + [reply] * len(content) + [reply or script, script]
+        trained += [script] + [every] * len(head) + [reply] * len(content) + [reply or script, script]
     return ids, trained
 
 

@@ -33,8 +33,8 @@ class SFTConfig(TrainingConfig):
     batch_size: int = setting(128, source="report §3.1.2", doc="rows a step", gt=0)
     steps: Count = setting(4000, source="report §3.1.2", gt=0)
     dropout: float = setting(0.1, source="report §3.1.2", ge=0, lt=1)
-    mask: Literal["report", "released-script"] = setting(
-        "report", source="report §3.1.2", doc="which tokens are trained; see openqwen.chat.chatml"
+    mask: Literal["report", "released-script", "everything"] = setting(
+        "report", source="report §3.1.2", doc="which tokens are trained; held-out loss is of replies with each"
     )
     lora: LoraConfig | None = setting(
         None, source="report §3.1.2", doc="none: all weights are trained; any lora.* setting trains adapters"

@@ -10,7 +10,7 @@ A record that cannot be used is counted with its line and reason, never trained 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -85,6 +85,11 @@ def _sample(
     if len(ids) > max_length:
         raise DataError(f"longer than max_length {max_length}")
     return Sample(source, line, messages, ids, trained)
+
+
+def of_replies(sample: Sample, tok: Tokenizer) -> Sample:
+    """The same sample with its replies trained: what held-out loss is of, whatever a run trains."""
+    return replace(sample, trained=chatml.render(sample.messages, tok, mask="report")[1])
 
 
 def check_share(samples: Sequence[Sample], skipped: Sequence[Skipped], path: Path, limit: float) -> None:

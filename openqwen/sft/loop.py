@@ -28,6 +28,7 @@ from openqwen.sft.data import (
     Skipped,
     check_share,
     make_batch,
+    of_replies,
     pack,
     read_samples,
     rows_at,
@@ -134,6 +135,7 @@ def train(
     longer = max(model.config.max_length, config.max_length)
     model.config = model.config.model_copy(update={"max_length": longer})
     training, heldout = split_heldout(samples, config.heldout_samples, config.seed)
+    heldout = [of_replies(sample, tokenizer) for sample in heldout]
     rows = [[number] for number in range(len(training))]
     if config.packing:
         rows = pack([len(sample.ids) for sample in training], config.max_length, config.seed)

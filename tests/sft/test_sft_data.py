@@ -19,6 +19,7 @@ from openqwen.sft.data import (
     Sample,
     check_share,
     make_batch,
+    of_replies,
     pack,
     read_samples,
     rows_at,
@@ -50,6 +51,11 @@ BAD = {
 }
 
 
+@pytest.mark.fault(
+    "training",
+    "conversations without a reply, with wrong roles, too long",
+    "skipped and counted with their lines",
+)
 def test_bad_records_are_counted_with_line_and_reason(tmp_path: Path) -> None:
     good = json.dumps({"messages": [USER, REPLY]})
     path = tmp_path / "data.jsonl"
@@ -129,6 +135,7 @@ def test_labels_follow_the_reports_mask() -> None:
         assert batch.labels[0, here][-1] == IGNORE  # what follows belongs to another sample
 
 
+@pytest.mark.fault("training", "several conversations share a row", "none sees another")
 def test_packed_samples_do_not_see_each_other() -> None:
     """The loss of packed rows is the sum of the losses of each sample alone, exactly in fp64."""
     model = (
@@ -165,6 +172,9 @@ def test_changing_a_sample_leaves_its_neighbours_logits_in_the_same_bits() -> No
     assert not torch.equal(logits(samples, blind=True)[~changed], logits(other, blind=True)[~changed])
 
 
+@pytest.mark.fault(
+    "training", "a held-out conversation also stands in the training files", "left out of training"
+)
 def test_held_out_samples_are_never_trained_on() -> None:
     samples = rendered(*(f"q{i}" for i in range(50)))
     training, heldout = split_heldout(samples, 256, seed=0)
@@ -180,3 +190,16 @@ def test_real_files(shared: Path, name: str) -> None:
     path = shared / "data" / "align" / "sft" / f"{name}.jsonl.gz"
     samples, skipped = read_samples(path, "data", tiny.byte_tokenizer(), 100_000, "report")
     assert len(samples) > 100 and len(skipped) < 0.05 * len(samples), Counter(r.reason for r in skipped)
+
+
+def test_held_out_loss_is_of_replies_whatever_is_trained(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    file.write_text(json.dumps({"messages": [USER, REPLY]}) + "\n", encoding="utf-8")
+    tok = tiny.byte_tokenizer()
+    found = {}
+    for mask in ("report", "released-script", "everything"):
+        (sample,), _ = read_samples(file, "data", tok, 500, mask)
+        found[mask] = sum(sample.trained)
+        assert of_replies(sample, tok).trained == read_samples(file, "data", tok, 500, "report")[0][0].trained
+        assert (sum(sample.trained) == len(sample.ids)) == (mask == "everything")
+    assert found["report"] < found["released-script"] < found["everything"]
