@@ -29,6 +29,8 @@ from openqwen.data.documents import Bad, Document, Dropped
 from openqwen.data.encoding import decode_page
 from openqwen.data.sources.files import binary_reason
 
+LICENCE_BYTES = 100_000
+
 
 @dataclass(slots=True)
 class File:
@@ -108,9 +110,7 @@ def read_repository(repository: Repository, config: RepositoriesConfig, bad: Bad
     """The programs of a repository, those that are dropped with their reason. What cannot be read goes to `bad`."""
     listed = list(repository.files(bad))
     folders = {
-        str(Path(path).parent).removeprefix("."): licence_of_text(
-            place.read_text("utf-8", "replace")[:100_000]
-        )
+        str(Path(path).parent).removeprefix("."): licence_of_text(_head(place))
         for path, place in listed
         if is_licence_file(path)
     }
@@ -132,6 +132,12 @@ def read_repository(repository: Repository, config: RepositoriesConfig, bad: Bad
             file.text = decode_page(data)[0].replace("\r\n", "\n")
             _judge(file, folders, config)
         yield file
+
+
+def _head(path: Path) -> str:
+    """As much of a file as a licence is long."""
+    with path.open("rb") as opened:
+        return opened.read(LICENCE_BYTES).decode("utf-8", "replace")
 
 
 def _judge(file: File, folders: dict[str, str | None], config: RepositoriesConfig) -> None:
