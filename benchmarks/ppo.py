@@ -9,7 +9,8 @@ Every arm is a process of its own that does one step when told to. Arms take tur
 all of them; medians count. A step is 32 queries of 64 tokens, two replies of 64 tokens to each, and one epoch of four
 minibatches. Equal lengths are the peer's best case, for it generates and computes all replies to the longest one's
 length. Ours samples by top-p 0.9, as the report; the peer knows whole distributions only. No pretrained gradient: the
-peer has none.
+peer has none. Both sides run in fp32 and in bf16, and the better of each counts. With a peer the figures go into
+results/ppo.json.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from openqwen.core.artifact import environment, stage_run
+from openqwen.core.artifact import environment, stage_run, write_json
 from openqwen.core.config import resolve
 from openqwen.core.shards import Tokens
 from openqwen.model.config import ModelConfig
@@ -50,6 +52,7 @@ SHARPNESS, SHARED, NEVER = 11, 0.1, -5.0
 OURS = ("ours fp32", "ours bf16")
 PEERS = ("peer fp32", "peer bf16")
 GOAL = 3.0
+RESULT = Path(__file__).with_name("results") / "ppo.json"
 
 
 def main() -> int:
@@ -59,7 +62,8 @@ def main() -> int:
         ours(options)
         return 0
     arms = (*OURS, *(PEERS if options.peer else ()))
-    seconds = take_turns(options, arms, 2 if options.quick else 5)
+    rounds = 2 if options.quick else 5
+    seconds = take_turns(options, arms, rounds)
     found: dict[str, Any] = {"area": "ppo", "ratios": {}, "goals": {}, "measured": {}}
     for arm, steps in seconds.items():
         median = {part: statistics.median(step[part] for step in steps) for part in steps[0]}
@@ -77,7 +81,10 @@ def main() -> int:
         best = [max(rate for arm, rate in rates.items() if kind in arm) for kind in ("ours", "peer")]
         found["ratios"][f"{options.shape} over best peer"] = round(best[0] / best[1], 2)
         found["goals"][f"{options.shape} {GOAL}x"] = best[0] / best[1] >= GOAL
-    print(json.dumps(found | {"threads": options.threads, "machine": environment()}))
+    found |= {"threads": options.threads, "rounds": rounds, "environment": environment()}
+    if options.peer:
+        write_json(RESULT, found)
+    print(json.dumps(found))
     return 0
 
 
@@ -151,16 +158,19 @@ def ours(options: argparse.Namespace) -> None:
     config = resolved.config
     deterministic(config.seed)
     models, draw = load(options.folder, config), loop.prompts_at
-    out = options.folder / options.arm.replace(" ", "-")
+    out, waited = options.folder / options.arm.replace(" ", "-"), [0.0]
 
     def when_told(*arguments: Any) -> Any:
         records = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         if records:
             last = json.loads(records[-1])
             parts = {part: last[f"seconds_{part}"] for part in ("rollout", "score", "update")}
+            parts["rollout"] -= waited[-1]  # the loop's clock runs while this waits
             print("seconds " + json.dumps({"step": sum(parts.values()), **parts}), flush=True)
+        began = time.monotonic()
         if not sys.stdin.readline():
             raise SystemExit
+        waited.append(time.monotonic() - began)
         return draw(*arguments)
 
     loop.prompts_at = when_told

@@ -7,6 +7,7 @@ pictures become files of a folder, is ours.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from openqwen.agent.tools import CallError, Tool
 from openqwen.sandbox import Cell, Kernel
@@ -17,12 +18,13 @@ NAME = "code_interpreter"
 class Interpreter:
     """One conversation's interpreter; its pictures are written below `folder`. Use as a context manager.
 
-    The toolbox that holds it must wait longer than a cell may take (`Limits.seconds` and a second to restart).
+    A cell's time limit is `Limits.seconds` alone: the toolbox waits until the interpreter has kept it.
     """
 
     def __init__(self, kernel: Kernel, folder: Path) -> None:
         self.kernel, self.folder = kernel, folder
         self.pictures: list[Path] = []
+        self.figures: list[dict[str, Any]] = []  # what the pictures show, as data
 
     def __enter__(self) -> Interpreter:
         return self
@@ -42,15 +44,24 @@ class Interpreter:
             ],
             "args_format": "code",
         }
-        return Tool(declaration, self.run)
+        return Tool(declaration, self.run, self.kernel.patience)
 
     def run(self, code: str) -> str:
         """What a cell printed, where its pictures lie and which files it made. CallError: what it raised."""
         cell = self.kernel.run(code)
+        self.figures += cell.figures
         report = "\n".join(part for part in (cell.text.rstrip(), *self._traces(cell)) if part)
         if cell.error is not None:
             raise CallError("\n".join(part for part in (report, cell.error.rstrip()) if part))
         return report or "(no output)"
+
+    def fetch(self, name: str) -> Path:
+        """Copies a file of the conversation's folder into `folder`; DataError where it cannot come out."""
+        data = self.kernel.get(name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / Path(name).name
+        path.write_bytes(data)
+        return path
 
     def _traces(self, cell: Cell) -> list[str]:
         lines = [f"({cell.left_out} more bytes of output)"] if cell.left_out else []

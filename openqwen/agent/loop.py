@@ -11,15 +11,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from openqwen.agent.tools import Toolbox
-from openqwen.chat import chatml, react
+from openqwen.chat import react
 from openqwen.chat.react import Message
-from openqwen.engine.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a model does not go on with one conversation, most often its length; the others go on."""
+
+    reason: str
 
 
 class Model(Protocol):
-    """Whatever continues replies: for each (messages, beginning of the reply) the text that follows."""
+    """Whatever continues replies: for each (messages, beginning of the reply) what follows, or why nothing does."""
 
-    def complete(self, requests: Sequence[tuple[list[Message], str]]) -> list[str]: ...
+    def complete(self, requests: Sequence[tuple[list[Message], str]]) -> Sequence[str | Refusal]: ...
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,13 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """The state of one query. `ended`: answered, plain, invented, unfinished, steps, loop; None while it runs."""
+    """The state of one query. `ended`: answered, plain, invented, unfinished, steps, loop, refused; None while it runs."""
 
     query: str
     toolbox: Toolbox
     max_steps: int = 4
     max_repeats: int = 2
+    history: list[Message] = field(default_factory=list)  # earlier questions and whole replies
     turns: list[Turn] = field(default_factory=list)
     reply: str = ""  # the assistant's turn so far, open where the model is to go on
     answer: str | None = None
@@ -49,7 +56,8 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        return [{"role": "user", "content": react.build_prompt(self.query, self.toolbox.declarations)}]
+        asked = [*self.history, {"role": "user", "content": self.query}]
+        return react.place_tools(asked, self.toolbox.declarations)
 
     def accept(self, text: str) -> None:
         """Takes what the model wrote after `reply` and runs the call in it, if there is one."""
@@ -66,6 +74,10 @@ class Conversation:
             self._end("unfinished", None, Turn(step.text), written)
         else:
             self._end("plain", step.text, Turn(step.text), written)
+
+    def refuse(self, reason: str) -> None:
+        """Ends the conversation because the model does not take it; the trace says why."""
+        self._end("refused", None, Turn("", error=reason), self.reply)
 
     def _call(self, step: react.Step, written: str) -> None:
         call = (step.action, step.arguments)
@@ -100,55 +112,7 @@ def run(model: Model, conversations: Sequence[Conversation]) -> None:
     while running := [c for c in conversations if c.ended is None]:
         texts = model.complete([(c.messages, c.reply) for c in running])
         for conversation, text in zip(running, texts, strict=True):
-            conversation.accept(text)
-
-
-class EngineModel:
-    """A model of ours. The reply so far is encoded whole, as it was in training; tool text holds no control tokens."""
-
-    def __init__(self, engine: Any, tokenizer: Any, max_tokens: int = 96) -> None:
-        self.engine, self.tokenizer = engine, tokenizer
-        self.sampling = Sampling(
-            temperature=0.0,
-            max_tokens=max_tokens,
-            stop=react.STOP[:1],
-            stop_ids=tuple(chatml.stop_ids(tokenizer)),
-        )
-
-    def complete(self, requests: Sequence[tuple[list[Message], str]]) -> list[str]:
-        prompts = [self._ids(messages, reply) for messages, reply in requests]
-        return [done.text for done in self.engine.generate(prompts, self.sampling)]
-
-    def _ids(self, messages: list[Message], reply: str) -> list[int]:
-        if not reply:
-            return chatml.render_prompt(messages, self.tokenizer)
-        opened = [*messages, {"role": "assistant", "content": reply}]
-        return chatml.render(opened, self.tokenizer, continue_last=True)[0]
-
-
-class ClientModel:
-    """A chat model behind an OpenAI-compatible address (an `openai.OpenAI` client).
-
-    A begun reply is sent as an open assistant message; `continue_final_message` is what vLLM and our server call it.
-    """
-
-    def __init__(self, client: Any, model: str, max_tokens: int = 512) -> None:
-        self.client, self.model, self.max_tokens = client, model, max_tokens
-
-    def complete(self, requests: Sequence[tuple[list[Message], str]]) -> list[str]:
-        return [self._one(messages, reply) for messages, reply in requests]
-
-    def _one(self, messages: list[Message], reply: str) -> str:
-        opened: dict[str, Any] = {}
-        if reply:
-            messages = [*messages, {"role": "assistant", "content": reply}]
-            opened = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
-        done = self.client.chat.completions.create(
-            model=self.model,
-            messages=messages,
-            temperature=0,
-            max_tokens=self.max_tokens,
-            stop=list(react.STOP),
-            **opened,
-        )
-        return done.choices[0].message.content or ""
+            if isinstance(text, Refusal):
+                conversation.refuse(text.reason)
+            else:
+                conversation.accept(text)

@@ -40,10 +40,14 @@ class CallError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """A declaration in Qwen's plugin form (or OpenAI's function form) and what runs it."""
+    """A declaration in Qwen's plugin form (or OpenAI's function form) and what runs it.
+
+    seconds: of a tool that keeps a time limit by itself, how long until it has answered for certain; None: the toolbox's.
+    """
 
     declaration: Mapping[str, Any]
     function: Callable[..., Any]
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -109,6 +113,8 @@ def json_schema(declaration: Mapping[str, Any]) -> dict[str, Any]:
 
 def problems(value: Any, schema: Mapping[str, Any], place: str = "arguments") -> list[str]:
     """What is wrong with a value: the parts of JSON schema that declarations use (type, enum, properties, items)."""
+    if not isinstance(schema, Mapping):  # JSON schema's true: anything
+        return []
     if "enum" in schema and value not in schema["enum"]:
         return [f"{place} must be one of {json.dumps(schema['enum'], ensure_ascii=False)}"]
     kinds = schema.get("type", [])
@@ -175,9 +181,10 @@ class Toolbox:
                 raise CallError(f"there is no tool '{name}'; use one of: {', '.join(self.tools)}")
             tool = self.tools[name]
             values = read_arguments(arguments, tool.declaration)
-            return self.shorten(_as_text(_within(self.seconds, tool.function, values))), None
+            seconds = self.seconds if tool.seconds is None else tool.seconds
+            return self.shorten(_as_text(_within(seconds, tool.function, values))), None
         except CallError as error:
-            return self.shorten(f"Error: {error}"), str(error)
+            return self.shorten(f"Error: {error}"), self.shorten(str(error))
 
     def shorten(self, text: str) -> str:
         """At most `max_observation` characters, and says what was left out."""
@@ -188,14 +195,16 @@ class Toolbox:
 
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
+        if "\0" in value:
+            raise CallError(f"the tool returned {len(value)} characters that are not text")
         return value.encode(
             "utf-8", "replace"
         ).decode()  # half a surrogate pair can be neither encoded nor stored
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         raise CallError(f"the tool returned {len(value)} bytes that are not text")
     try:
         return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CallError(f"the tool returned something that is not JSON: {error}") from error
 
 
@@ -206,7 +215,7 @@ def _within(seconds: float, function: Callable[..., Any], values: Mapping[str, A
     def work() -> None:
         try:
             box.append((True, function(**values)))
-        except Exception as error:  # whatever a tool raises is the model's to read
+        except BaseException as error:  # whatever a tool raises, sys.exit() too, is the model's to read
             box.append((False, error))
 
     thread = threading.Thread(target=work, daemon=True)
@@ -218,8 +227,16 @@ def _within(seconds: float, function: Callable[..., Any], values: Mapping[str, A
     if isinstance(value, CallError):
         raise value
     if not done:
-        raise CallError(f"{type(value).__name__}: {value}")
+        raise CallError(_described(value))
     return value
+
+
+def _described(error: BaseException) -> str:
+    """Type and message of what a tool raised; an exception that cannot be printed has its type only."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def calculate(expression: str) -> str:

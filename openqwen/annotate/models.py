@@ -106,14 +106,17 @@ class Remote:
 
     def _one(self, messages: Sequence[Message], how: Decoding) -> Answer:
         body = {
-            "model": self.name,
             "messages": list(messages),
             "max_tokens": how.max_tokens,
             "temperature": how.temperature,
             "top_p": how.top_p,
             "seed": how.seed,
         }
-        status, found = self._post(body)
+        return self.complete(body)
+
+    def complete(self, request: dict[str, Any]) -> Answer:
+        """The answer to a request of the API; the model's name is put in here."""
+        status, found = self._post({"model": self.name, **request})
         if status == 400:  # this conversation, most often its length; what follows may be fine
             return Answer(problem=f"refused by {self.base}: {_message(found)}")
         try:

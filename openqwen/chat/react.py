@@ -4,8 +4,9 @@ Report §3.4 and §A.3 (the format, unseen tools described in the prompt). The w
 `parse_response` and `from_openai` follow the behaviour of the released Qwen scripts exactly; `parse_step` is ours and
 stricter: it also reads an Action at the very start and notices an Observation the model wrote by itself.
 
-This is the only module that knows the format. Training and inference build their texts from the same two functions,
-`build_prompt` and `continue_reply`, so that a continued reply is a prefix of what was trained.
+Only this module and the two that build on it (react_stream.py, react_grammar.py) know the format. Training and
+inference build their texts from the same two functions, `build_prompt` and `continue_reply`, so that a continued reply
+is a prefix of what was trained.
 
 Loss. The report masks system and user turns; of observations it says nothing. An observation stands inside the
 assistant's turn, and the released fine-tuning script trains that turn whole, so we do too: decoding stops at
@@ -51,7 +52,7 @@ _HINTS = {
     "code": " Enclose the code within triple backticks (`) at the beginning and end of the code.",
 }
 # Labels count only at the start of a line; what stands inside a line is somebody's text.
-_LABEL = re.compile(r"(?m)^(Thought|Action|Action Input|Observation|Final Answer):")
+LABEL = re.compile(r"(?m)^(Thought|Action|Action Input|Observation|Final Answer):")
 
 
 # ---------------------------------------------------------------------------------------------- prompts
@@ -92,7 +93,7 @@ def build_prompt(query: str, tools: Sequence[Tool], hint: bool = True) -> str:
     return f"{instruction(tools, hint)}\n\nQuestion: {query}" if tools else query
 
 
-def place_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+def place_tools(messages: Sequence[Mapping[str, str]], tools: Sequence[Tool]) -> list[Message]:
     """A conversation with the tools announced in its last-but-one user turn (or the only one), as trained."""
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
     target = users[-2:][0] if users else -1
@@ -126,6 +127,11 @@ def continue_reply(reply: str, observation: str) -> str:
 
 def reply_text(steps: Sequence[Mapping[str, Any]], final: str) -> str:
     """A whole assistant turn from recorded steps ({"thought","action","action_input","observation"}) and answer."""
+    return steps_text(steps).removesuffix("Thought:") + final_text(clean(final))
+
+
+def steps_text(steps: Sequence[Mapping[str, Any]], opened: bool = True) -> str:
+    """The beginning of an assistant turn: recorded steps, open for the next thought or not; "" without any."""
     text = ""
     for step in steps:
         # continue_reply left "Thought:" open; call_text writes its own.
@@ -133,7 +139,7 @@ def reply_text(steps: Sequence[Mapping[str, Any]], final: str) -> str:
             step["thought"], step["action"], step["action_input"]
         )
         text = continue_reply(text, str(step["observation"]))
-    return text.removesuffix("Thought:") + final_text(clean(final))
+    return text if opened else text.removesuffix("\nThought:")
 
 
 def training_messages(item: Mapping[str, Any]) -> list[Message]:
@@ -146,7 +152,7 @@ def training_messages(item: Mapping[str, Any]) -> list[Message]:
 
 def observation_spans(text: str) -> list[tuple[int, int]]:
     """Character ranges of observations (from after "Observation:" through the newline that ends each)."""
-    labels = list(_LABEL.finditer(text))
+    labels = list(LABEL.finditer(text))
     ends = [label.start() for label in labels[1:]] + [len(text)]
     return [(label.end(), end) for label, end in zip(labels, ends) if label[1] == "Observation"]
 
@@ -228,7 +234,7 @@ def parse_step(text: str) -> Step:
 
 def _parts(text: str) -> list[tuple[str, str, int, int]]:
     """(label, body, start, end) of each labelled stretch; an unlabelled beginning has label ""."""
-    labels = list(_LABEL.finditer(text))
+    labels = list(LABEL.finditer(text))
     first = labels[0].start() if labels else len(text)
     parts = [("", text[:first], 0, first)] if text[:first].strip() else []
     for i, label in enumerate(labels):

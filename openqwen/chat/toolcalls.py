@@ -1,9 +1,10 @@
-"""Conversations with recorded tool calls, in the common forms, as the ReAct text that a model is trained on.
+"""Conversations with tool calls, in the common forms, as the ReAct text that a model is trained on and asked with.
 
 Report §3.4 (tool use by ReAct, mixed into finetuning). Read are OpenAI's messages with "tool_calls" or "function_call"
 and ShareGPT's turns from "function_call" and "observation", both with "tools". Ours: the tools are announced in the
 first question, so that every reply that is trained has them before it; up to two questions this is where the released
-scripts announce them too. A call without a recorded thought has an empty one: nothing is made up.
+scripts announce them too. A conversation that waits for a reply has them where the released scripts have them, in its
+last question but one. A call without a recorded thought has an empty one: nothing is made up.
 """
 
 from __future__ import annotations
@@ -77,10 +78,28 @@ def to_react(events: Iterable[Event], tools: Sequence[Mapping[str, Any]]) -> lis
     return turns.messages_with(tools)
 
 
+def to_prompt(events: Iterable[Event], tools: Sequence[Mapping[str, Any]]) -> tuple[list[Message], bool]:
+    """A conversation that waits for a reply: its messages, and whether the last is the beginning of that reply.
+
+    DataError for a result without a call, a call without a result. A reply may be empty here, and a user may speak
+    before the reply to a result: what is asked is for the client to say.
+    """
+    turns = _Turns(asked=True)
+    for event in events:
+        turns.add(event)
+    if turns.waiting:
+        raise DataError("a call has no result")
+    messages: list[Message] = [*(react.place_tools(turns.messages, tools) if tools else turns.messages)]
+    if turns.steps:
+        messages.append({"role": ASSISTANT, "content": react.steps_text(turns.steps)})
+    return messages, bool(turns.steps)
+
+
 @dataclass
 class _Turns:
-    """The turns so far, and the steps of the one in which tools are being called."""
+    """The turns so far, and the steps of the one in which tools are being called. asked: as `to_prompt` allows."""
 
+    asked: bool = False
     messages: list[Message] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)  # calls whose results are still to come
@@ -100,13 +119,18 @@ class _Turns:
                 for thought, (name, arguments) in zip(thoughts, event.calls)
             ]
         elif event["role"] == ASSISTANT:
-            if not event["content"].strip():
+            if not event["content"].strip() and not self.asked:
                 raise DataError("a reply is empty")
             self.messages.append({**event, "content": react.reply_text(self.steps, event["content"])})
             self.steps = []
         else:
-            if self.steps:
+            if self.steps and not self.asked:
                 raise DataError(f"the {event['role']} speaks between a call and the reply to it")
+            if self.steps:
+                self.messages.append(
+                    {"role": ASSISTANT, "content": react.steps_text(self.steps, opened=False)}
+                )
+                self.steps = []
             self.messages.append(event)
 
     def messages_with(self, tools: Sequence[Mapping[str, Any]]) -> list[Message]:

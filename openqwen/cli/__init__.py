@@ -27,8 +27,19 @@ COMMANDS = (
     ("pmp", "openqwen.cli.training:pmp", "§3.2.1  Preference-model pretraining."),
     ("reward", "openqwen.cli.training:reward", "§3.2.1  Reward model (Table 4)."),
     ("ppo", "openqwen.cli.training:ppo", "§3.2.2  Reinforcement learning from the reward model."),
-    ("agent", "openqwen.cli.training:agent", "§3.4  Tool use of a chat model, scored (Table 6)."),
-    ("eval", "openqwen.cli.training:evaluate", "§2.6  Fill the report's tables for models of ours."),
+    ("dpo", "openqwen.cli.alignment:dpo", "§6.2  Learning from comparison pairs without a reward model."),
+    ("rft", "openqwen.cli.alignment:rft", "§6.2  Finetuning on one's own best replies."),
+    ("compare", "openqwen.cli.alignment:compare", "§6.2  PPO and its alternatives on one table."),
+    ("ablate", "openqwen.cli.alignment:ablate", "§3.2.2  PPO without each of its tricks, on one table."),
+    (
+        "self-instruct",
+        "openqwen.cli.agent:self_instruct",
+        "§3.4  Tool conversations that a model makes itself.",
+    ),
+    ("agent", "openqwen.cli.agent:agent", "§3.4  An agent in the terminal: tools, MCP servers, Python."),
+    ("agent-eval", "openqwen.cli.agent:evaluate", "§3.4  Tool use of a chat model, scored (Table 6)."),
+    ("agent-bench", "openqwen.cli.agent:bench", "§3.4  A model that writes Python, scored (Tables 7 to 9)."),
+    ("eval", "openqwen.cli.evals:app", "§2.6  Fill the report's tables for models of ours."),
     ("report", "openqwen.cli.report:report", "Artefacts on one page: curves, figures, tables, samples."),
     ("table", "openqwen.cli.table:table", "Print a table of the report, published and ours."),
     ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
@@ -57,6 +68,8 @@ _EXTRA = {
     "huggingface_hub": "hf",
     "sentencepiece": "hf",
     "torchao": "quantise",
+    "mcp": "agent",
+    "jsonschema": "agent",
 }
 
 

@@ -120,6 +120,24 @@ def _ppo(resolved: Resolved[Any], inputs: Inputs) -> None:
     _same_tokenizer(inputs["reward"], inputs["policy"])
 
 
+def _dpo(resolved: Resolved[Any], inputs: Inputs) -> None:
+    artifact.open_inputs(inputs, {"policy": "model"})
+
+
+def _rft(resolved: Resolved[Any], inputs: Inputs) -> None:
+    artifact.open_inputs(inputs, {"policy": "model", "reward": "reward"})
+    _same_tokenizer(inputs["reward"], inputs["policy"])
+
+
+def _compare(resolved: Resolved[Any], inputs: Inputs) -> None:
+    models = [name for name in inputs if name.startswith("model-")]
+    kinds: dict[str, str | tuple[str, ...]] = {"reward": "reward", "tokens": "tokens"}
+    artifact.open_inputs(inputs, {**kinds, **dict.fromkeys(models, "model")})
+    for name in models:
+        _same_tokenizer(inputs["reward"], inputs[name])
+        _tokens_of(inputs["tokens"], "valid", inputs[name])
+
+
 def _score(resolved: Resolved[Any], inputs: Inputs) -> None:
     artifact.open_inputs(inputs, {"corpus": "corpus", "model": "model"})
 
@@ -128,6 +146,9 @@ _CHECKS: dict[str, Callable[[Resolved[Any], Inputs], None]] = {
     "pretrain": _pretrain,
     "extend": _extend,
     "ppo": _ppo,
+    "dpo": _dpo,
+    "rft": _rft,
+    "compare": _compare,
     "score": _score,
 }
 

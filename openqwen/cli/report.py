@@ -22,6 +22,7 @@ _PLACES = {
     "tokenizer": "tokenizer",
     "tokens": "tokens",
     "context": "context",
+    "comparison": "comparison",
     "agent-eval": "agent",
     "evals": "evals",
 }
@@ -76,7 +77,9 @@ def place_of(found: Artifact) -> str | None:
     """What an artefact is to the page: of a model, the stage it came from. None: nothing is shown of it."""
     if found.kind == "model":
         inputs = found.manifest["inputs"]
-        return "rlhf" if "policy" in inputs else "chat" if "data" in inputs else "base"
+        if "policy" in inputs:
+            return "dpo" if "pairs" in inputs else "rlhf" if "tokens" in inputs else "rft"
+        return "chat" if "data" in inputs else "base"
     if found.kind == "reward":
         label = load_saved(RewardConfig, found.file("config.toml")).label
         return {"PMP": "preference", "RM": "reward"}[label]

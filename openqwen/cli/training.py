@@ -186,13 +186,6 @@ def ppo(
     return run_stage("ppo", inputs, out, settings, recipe, plan)
 
 
-def agent(
-    *settings: Settings, model: Path, tools: Path, out: Out, recipe: Recipes = None, plan: Plan = False
-) -> int:
-    """Scores a chat model's tool use on held-out questions (report §3.4, Table 6)."""
-    return run_stage("agent", {"model": model, "tools": tools}, out, settings, recipe, plan)
-
-
 def evaluate(
     *settings: Settings,
     base: Path,

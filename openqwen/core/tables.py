@@ -1,7 +1,8 @@
 """Table files: the report's own numbers as data, and cells of ours with their intervals beside them.
 
-Report Tables 2 and 4 to 12; what our text copy of the report prints ambiguously is left out and said so in the
-table's notes. Ours: the form, {"table", "title", "columns", "rows", "notes"}, all values in percent.
+Report Tables 2 to 17; what our text copy of the report prints ambiguously is left out and said so in the table's
+notes. Ours: the form, {"table", "title", "section", "columns", "rows", "notes"}, all values in percent (Table 3's are
+perplexities). A published row says in which lines of the text copy it stands.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def published(number: int) -> dict[str, Any]:
             "model": row["model"] + (f" {row['params']}" if row["params"] else ""),
             "origin": "published",
             "group": row["group"],
+            "lines": list(row["lines"]),
             "cells": {name: {"value": value} for name, value in row["cells"].items()},
         }
         for row in data["rows"]
@@ -44,6 +46,7 @@ def published(number: int) -> dict[str, Any]:
     return {
         "table": number,
         "title": data["title"],
+        "section": data["section"],
         "columns": columns,
         "rows": rows,
         "notes": list(data["notes"]),
@@ -65,3 +68,8 @@ def average(values: Sequence[float], seed: int, resamples: int = 1000) -> Cell:
     """A mean of numbers in [0, 1] in percent with its bootstrap interval."""
     low, high = bootstrap(values, seed, resamples)
     return {"value": 100 * sum(values) / len(values), "low": 100 * low, "high": 100 * high, "n": len(values)}
+
+
+def by_chance(cell: Cell) -> bool:
+    """Whether a cell's interval reaches down to what guessing gives."""
+    return cell.get("chance") is not None and cell["low"] <= cell["chance"]

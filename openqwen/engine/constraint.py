@@ -1,4 +1,5 @@
-"""What a reply must look like, as a torch-free value: a JSON schema, a regular expression, or one of some strings.
+"""What a reply must look like, as a torch-free value: a JSON schema, a regular expression, one of some
+strings, or a grammar.
 
 Ours. guide.py turns it into masks over the vocabulary.
 """
@@ -18,10 +19,10 @@ MAX_LENGTH = 100_000
 
 @dataclass(frozen=True)
 class Constraint:
-    """Made by `Constraint.json`, `.regex` or `.choice`. The whole reply has the form, from its first character on."""
+    """Made by `Constraint.json`, `.regex`, `.choice` or `.grammar`: of the whole reply, from its first character on."""
 
-    kind: Literal["json", "regex", "choice"]
-    text: str  # the schema or the list as JSON, or the pattern
+    kind: Literal["json", "regex", "choice", "grammar"]
+    text: str  # the schema or the list as JSON, the pattern, or the grammar
 
     def __post_init__(self) -> None:
         if len(self.text) > MAX_LENGTH:
@@ -55,3 +56,8 @@ class Constraint:
         if isinstance(options, str) or not options or not all(isinstance(o, str) and o for o in options):
             raise UsageError("a choice needs a list of strings, none of them empty")
         return cls("choice", json.dumps(list(options), ensure_ascii=False))
+
+    @classmethod
+    def grammar(cls, rules: str) -> Constraint:
+        """Text of a grammar in llguidance's dialect of Lark, as react_grammar.py writes it."""
+        return cls("grammar", rules)

@@ -94,6 +94,8 @@ class Grammars:
         library = self._library.LLMatcher
         if constraint.kind == "regex":
             return library.grammar_from_regex(constraint.text)
+        if constraint.kind == "grammar":
+            return library.grammar_from_lark(constraint.text)
         if constraint.kind == "choice":
             options = (json.dumps(option, ensure_ascii=False) for option in json.loads(constraint.text))
             return library.grammar_from_lark(f"start: {' | '.join(options)}")

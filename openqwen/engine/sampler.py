@@ -15,9 +15,9 @@ from torch import Tensor
 
 from openqwen.engine.sampling import Sampling
 
-# Truncated rows look at this many best candidates first; a row whose support is larger is sorted whole. Constant,
-# so that which way a row takes never depends on its neighbours.
-CANDIDATES = 256
+# Truncated rows look at so many best candidates, one number after the other while their support is larger, and are
+# sorted whole at last. Constant, so that which way a row takes never depends on its neighbours.
+CANDIDATES = (32, 256)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def sample(logits: Tensor, rows: Rows, index: Tensor) -> Draw:
     scaled = logits[hot] / rows.temperature[:, None]  # (B', V)
     uniform = uniforms(rows.seed, index[hot])  # (B',) float64
     pending = rows.truncated
-    for some, order in ((~pending, None), (pending, CANDIDATES)):
-        _draw(scaled, rows, some, order, uniform, ids, logprobs, support)
+    for some, orders in ((~pending, None), (pending, (*CANDIDATES, scaled.shape[-1]))):
+        _draw(scaled, rows, some, orders, uniform, ids, logprobs, support)
     return Draw(ids, logprobs, support)
 
 
@@ -96,7 +96,7 @@ def _draw(
     scaled: Tensor,
     rows: Rows,
     some: Tensor,
-    order: int | None,
+    orders: tuple[int, ...] | None,
     uniform: Tensor,
     ids: Tensor,
     logprobs: Tensor,
@@ -104,19 +104,20 @@ def _draw(
 ) -> None:
     """Draws for the rows marked in `some`, writing into ids, logprobs and support.
 
-    order: None keeps the vocabulary's order (nothing is truncated), else how many best candidates to sort.
+    orders: None keeps the vocabulary's order (nothing is truncated), else how many best candidates to sort, then for
+    rows that need more of them, and so on.
     """
     which = some.nonzero()[:, 0]  # (b,)
     if not len(which):
         return
     logp, candidates = torch.log_softmax(scaled[which], -1), None  # (b, V)
-    if order is not None:
-        candidates = logp.topk(min(order, logp.shape[-1]), dim=-1).indices  # (b, K)
+    if orders is not None:
+        candidates = logp.topk(min(orders[0], logp.shape[-1]), dim=-1).indices  # (b, K)
         logp, complete = _truncate(logp, candidates, rows, which)
         if not bool(complete.all()):
             rest = torch.zeros_like(some)
             rest[which[~complete]] = True
-            _draw(scaled, rows, rest, scaled.shape[-1], uniform, ids, logprobs, support)
+            _draw(scaled, rows, rest, orders[1:], uniform, ids, logprobs, support)
             which, logp, candidates = which[complete], logp[complete], candidates[complete]
             if not len(which):
                 return

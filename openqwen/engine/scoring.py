@@ -40,7 +40,11 @@ def loglikelihood(
         groups.setdefault(tuple(prefix) or (tokenizer.eos_id,), []).append(i)
     weight = model.embed.weight
     half = max(1, max_batch // 2)  # the other half of the rows is for continuations
-    cache = KVCache(model.config, 2 * half, 64, dtype=weight.dtype, device=weight.device, held=held)
+    going_on = sum(len(continuation) > 1 for _, continuation in pairs)
+    # No more room than these pairs need: to clear memory that nothing uses costs as much as a layer's work.
+    rows = max(1, min(half, len(groups))) + min(half, going_on)
+    longest = max((len(prefix) + len(continuation) for prefix, continuation in pairs), default=0)
+    cache = KVCache(model.config, rows, longest + 1, dtype=weight.dtype, device=weight.device, held=held)
     answers: list[Answer] = [(0.0, True)] * len(pairs)
     # Neighbours in order share beginnings; batches of like length waste no padding.
     order = sorted(groups, key=lambda p: (len(p) // 32, p))
@@ -72,7 +76,7 @@ def _score_batch(
                     jobs.append((row, pair))
     free = list(range(len(prefixes), cache.num_rows))
     jobs.sort(key=lambda job: len(pairs[job[1]][1]))
-    for start in range(0, len(jobs), len(free)):
+    for start in range(0, len(jobs), max(1, len(free))):
         part = jobs[start : start + len(free)]
         for (row, _), target in zip(part, free):
             cache.copy(row, target)

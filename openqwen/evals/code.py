@@ -2,7 +2,7 @@
 
 Report §2.6, §4.3 (pass@1). Ours: a program has passed only if it ran past its tests and then printed a number drawn for
 this run; so leaving early counts for nothing. One that prints that number although a failing test was put before it has
-read its own source, and fails too.
+read its own source, and fails too. So does one whose results are equal to anything.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from openqwen import sandbox
+from openqwen.evals.languages import LANGUAGES
 
 
 def available() -> str | None:
@@ -21,16 +22,42 @@ def available() -> str | None:
     return sandbox.backend()
 
 
-def passes(programs: Sequence[str], seconds: float = 5.0) -> list[bool]:
-    """For each program whether it runs through. MissingTool where there is no sandbox."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda program: _passes(program, seconds), programs))
+def missing(language: str = "python") -> str | None:
+    """Why programs of this language are not run here, in words; None if they are."""
+    if available() is None:
+        return "no sandbox on this machine: generated code is not run"
+    return sandbox.missing_tool(language)
 
 
-def _passes(program: str, seconds: float) -> bool:
-    if not _compiles(program):
+def passes(programs: Sequence[str], seconds: float | None = None, language: str = "python") -> list[bool]:
+    """For each program whether it runs through. MissingTool without a sandbox or the language's compiler.
+
+    seconds: for compiling and running; None: what HumanEvalPack's own scorer gives the language.
+    """
+    limit = seconds or LANGUAGES[language].seconds
+    with ThreadPoolExecutor(max_workers=1 if language == "go" else os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda program: _passes(program, limit, language), programs))
+
+
+def _passes(program: str, seconds: float, language: str) -> bool:
+    if language == "python" and not _compiles(program):
         return False
-    return _reaches_end(program, seconds) and not _reaches_end(f"{program}\nassert False\n", seconds)
+    return (
+        _reaches_end(program, seconds, language, failing=False)
+        and not _reaches_end(program, seconds, language, failing=True)
+        and not (language == "python" and _equals_anything(program, seconds))
+    )
+
+
+def _equals_anything(program: str, seconds: float) -> bool:
+    """Whether it still passes when its tests compare with a new object, which only a forged equality is equal to."""
+    tree = ast.parse(program)
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    equal = [n for test in tests for n in ast.walk(test.test) if isinstance(n, ast.Compare)]
+    equal = [node for node in equal if isinstance(node.ops[0], ast.Eq)]
+    for node in equal:
+        node.comparators[0] = ast.parse("object()", mode="eval").body
+    return bool(equal) and _reaches_end(ast.unparse(tree), seconds, "python", failing=False)
 
 
 def _compiles(program: str) -> bool:
@@ -41,7 +68,10 @@ def _compiles(program: str) -> bool:
     return True
 
 
-def _reaches_end(program: str, seconds: float) -> bool:
+def _reaches_end(program: str, seconds: float, language: str, failing: bool) -> bool:
     mark = secrets.token_hex(16)
-    done = sandbox.run_program(f"{program}\nprint('\\n{mark}')\n", time_limit=seconds)
+    form = LANGUAGES[language]
+    done = sandbox.run_program(
+        form.finish(program, mark, failing), language=language, time_limit=seconds, memory_mb=form.memory_mb
+    )
     return done.exit_code == 0 and done.stdout.rstrip("\n").rpartition("\n")[2] == mark

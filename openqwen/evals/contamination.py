@@ -30,10 +30,11 @@ def grams(text: str) -> set[tuple[str, ...]]:
 
 
 def item_text(item: Item) -> str:
-    """What of an item must not have been read in training: question and choices, or prompt and solution."""
+    """What of an item must not have been read in training: its texts and choices, or prompt and solution."""
     if "prompt" in item:
         return f"{item['prompt']}\n{item['answer']}"
-    return "\n".join([item["question"], *item.get("choices", [])])
+    texts = [item[name] for name in ("passage", "context", "premise") if name in item]
+    return "\n".join([*texts, item["question"], *item.get("choices", [])])
 
 
 def overlap(sets: Mapping[str, Sequence[Item]], documents: Iterable[str]) -> dict[str, tuple[int, int]]:

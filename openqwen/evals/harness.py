@@ -1,23 +1,31 @@
-"""Runs a task on a model: prompts, letters by log-probability or greedy replies, scores, and a card that says how.
+"""Runs a task on a model: prompts, options by log-probability or greedy replies, scores, and a card that says how.
 
 Report §2.6, §3.3 (few-shot, greedy). Ours: raw outputs are kept, and every number carries a card with the prompts, items,
-weights and decoding it came from; its digest is the cell's manifest.
+weights and decoding it came from; its digest is the cell's manifest. Items of one subject are scored together, so that
+the engine computes the examples they share once.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import openqwen
 from openqwen.chat import chatml
 from openqwen.core.artifact import digest
-from openqwen.core.tables import Cell, share
+from openqwen.core.tables import Cell, average, share
 from openqwen.engine.sampling import Sampling
 from openqwen.evals import code
-from openqwen.evals.task import Ask, Item, Kind, Task, shots_for
+from openqwen.evals.choice import LETTERS
+from openqwen.evals.journal import Journal
+from openqwen.evals.task import Ask, Item, Kind, Protocol, Task, shots_for
+
+BLOCK = 128  # items between two writes of the journal
+Pair = tuple[list[int], list[int]]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,30 +70,37 @@ def evaluate(
     seed: int = 1,
     max_tokens: int = 96,
     source: str = "",
+    protocol: Protocol = "report",
+    data: Mapping[str, Any] | None = None,
+    journal: Path | None = None,
 ) -> Result | None:
-    """Scores a seeded subset of the test items. None if the task needs a sandbox and there is none.
+    """Scores a seeded subset of the test items. None if a program cannot be run here, or there is no test item.
 
-    source: what the item set is, in words ("primer, MMLU-shaped"); it stands in the card and the cell.
+    source: what the item set is, in words ("primer, MMLU-shaped"); it stands in the card and the cell. data: where the
+    items came from (sets.py), for the card. journal: the file from which an interrupted evaluation goes on.
+    UsageError for a protocol that the task has not.
     """
-    ask = task.ask(subject.kind)
-    if ask.program is not None and code.available() is None:
+    ask = task.ask(subject.kind, protocol)
+    if ask.program is not None and code.missing(ask.language) is not None:
         return None
     dev = [item for item in items if item["split"] == "dev"]
-    tested = subset([item for item in items if item["split"] != "dev"], limit, seed)
+    asked = [item for item in items if item["split"] != "dev" and "left_out" not in item]
+    tested = subset(asked, limit, seed)
     if not tested:
         return None
     prompts = [fit(subject, ask, item, shots_for(item, dev, shots)) for item in tested]
-    if ask.letters:
-        records = compare_letters(subject, ask, tested, prompts)
-    else:
-        records = generate(subject, ask, tested, prompts, max_tokens)
+    max_tokens = ask.tokens or max_tokens
+    records = run(subject, ask, tested, prompts, max_tokens, Journal(journal), [task.name, protocol])
     chance = task.chance(tested)
     card = {
         "task": task.name,
+        "protocol": protocol,
         "source": source,
+        "data": dict(data or {}),
         "model": {"name": subject.name, "kind": subject.kind, "weights": subject.weights},
         "tokenizer": subject.tokenizer.content,
         "items": {"sha256": digest(tested), "ids": [item["id"] for item in tested], "seed": seed},
+        "left_out": {item["id"]: item["left_out"] for item in items if "left_out" in item},
         "shots": {
             "asked": shots,
             "fitted": sum(p.shots for p in prompts) / len(prompts),
@@ -95,34 +110,61 @@ def evaluate(
             "sha256": digest([p.ids for p in prompts]),
             "first": subject.tokenizer.decode(prompts[0].ids),
         },
-        "scoring": "letters" if ask.letters else "sandboxed tests" if ask.program else "extracted answer",
+        "empty": sum(record["output"].strip() == "" for record in records),
+        "refused": sum(record.get("ended", "stop") not in ("stop", "length") for record in records),
+        "scoring": scoring(ask),
         "decoding": {"temperature": 0, "max_tokens": max_tokens, "stop": list(ask.stop)},
         "sandbox": code.available() if ask.program else None,
         "code": openqwen.__version__,
     }
-    cell: Cell = share([record["right"] for record in records])
+    cell = score(records, task.weights(tested) if task.weights else None, seed)
     if chance is not None:
         cell["chance"] = 100 * chance
     cell |= {"source": source, "shots": card["shots"]["fitted"], "manifest": digest(card)}
     return Result(card, records, cell)
 
 
+def score(records: Sequence[Record], weights: Sequence[float] | None, seed: int) -> Cell:
+    """A share of right ones with Wilson's interval, or a weighted mean with the bootstrap's."""
+    rights = [record["right"] for record in records]
+    if weights is None and all(isinstance(right, bool) for right in rights):
+        return share(rights)
+    weights = weights or [1.0] * len(rights)
+    mean = sum(weights) / len(weights)
+    cell = average([right * weight / mean for right, weight in zip(rights, weights, strict=True)], seed)
+    return cell | {"high": min(100.0, cell["high"])}
+
+
+def scoring(ask: Ask) -> str:
+    """In a word, for the card."""
+    if ask.letters:
+        return "letters"
+    if ask.program:
+        return f"sandboxed tests, {ask.language}"
+    if ask.options is None:
+        return "extracted answer"
+    return f"options by {ask.by}" + (", extracted answer" if ask.judge else "")
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """Ids of a prompt, how many examples fitted into it, and whether its beginning was cut off."""
+    """Ids of a prompt, its text, how many examples fitted into it, and whether its beginning was cut off."""
 
     ids: list[int]
     shots: int
     cut: bool = False
+    text: str = ""
 
 
 def fit(subject: Subject, ask: Ask, item: Item, shots: Sequence[Item]) -> Prompt:
     """The prompt with as many of the examples as fit; a question too long by itself loses its beginning."""
     for count in range(len(shots), -1, -1):
-        ids = encode(subject, ask, item, shots[len(shots) - count :])
+        fitted = shots[len(shots) - count :]
+        ids = encode(subject, ask, item, fitted)
+        text = ask.text(item, fitted) if subject.kind == "base" else ""
         if len(ids) <= subject.max_prompt:
-            return Prompt(ids, count)
-    return Prompt(ids[-subject.max_prompt :], 0, cut=True)
+            return Prompt(ids, count, text=text)
+    return Prompt(ids[-subject.max_prompt :], 0, cut=True, text=text)
 
 
 def encode(subject: Subject, ask: Ask, item: Item, shots: Sequence[Item]) -> list[int]:
@@ -131,37 +173,137 @@ def encode(subject: Subject, ask: Ask, item: Item, shots: Sequence[Item]) -> lis
     return subject.tokenizer.encode(ask.text(item, shots))
 
 
-def compare_letters(
-    subject: Subject, ask: Ask, items: Sequence[Item], prompts: Sequence[Prompt]
-) -> list[dict[str, Any]]:
-    """The letter with the highest log-probability after the prompt."""
-    letters = [subject.tokenizer.encode(letter) for letter in ask.letters]
-    pairs, sizes = [], []
-    for item, prompt in zip(items, prompts, strict=True):
-        sizes.append(len(item["choices"]))
-        pairs += [(prompt.ids, ids) for ids in letters[: sizes[-1]]]
-    scores = iter(subject.engine.loglikelihood(pairs))
-    records = []
-    for item, size in zip(items, sizes, strict=True):
-        found = [next(scores)[0] for _ in range(size)]
-        said = ask.letters[found.index(max(found))].strip()
-        records.append({"id": item["id"], "output": said, "scores": found, "right": said == item["answer"]})
-    return records
+def run(
+    subject: Subject,
+    ask: Ask,
+    items: Sequence[Item],
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    journal: Journal,
+    what: Sequence[str],
+) -> list[Record]:
+    """The items' records in their order; those that the journal has are not computed again."""
+    common = [*what, subject.weights, subject.tokenizer.content, scoring(ask), max_tokens, list(ask.stop)]
+    keys = [digest([common, item, prompt.ids]) for item, prompt in zip(items, prompts, strict=True)]
+    for block in blocks(ask, items, [i for i, key in enumerate(keys) if key not in journal.records]):
+        some, asked = [items[i] for i in block], [prompts[i] for i in block]
+        if has_options(ask, some[0]):
+            found = compare(subject, ask, some, asked)
+        else:
+            found = generate(subject, ask, some, asked, max_tokens)
+        journal.add({keys[i]: record for i, record in zip(block, found, strict=True)})
+    return [journal.records[key] for key in keys]
+
+
+def blocks(ask: Ask, items: Sequence[Item], left: Sequence[int]) -> Iterator[list[int]]:
+    """Indexes in parts of at most BLOCK, each of one subject and one way of asking."""
+    groups: dict[Any, list[int]] = {}
+    for i in left:
+        subject = items[i].get("subject", items[i].get("task"))
+        groups.setdefault((subject, has_options(ask, items[i])), []).append(i)
+    for group in groups.values():
+        for start in range(0, len(group), BLOCK):
+            yield group[start : start + BLOCK]
+
+
+def compare(subject: Subject, ask: Ask, items: Sequence[Item], prompts: Sequence[Prompt]) -> list[Record]:
+    """Which option the model finds likeliest; records hold the log-probabilities."""
+    options = [option_texts(ask, item) for item in items]
+    pairs = [
+        [pair(subject, ask, prompt, option) for option in some]
+        for prompt, some in zip(prompts, options, strict=True)
+    ]
+    answers = iter(subject.engine.loglikelihood([one for some in pairs for one in some]))
+    found = [[next(answers) for _ in some] for some in pairs]
+    before = iter(whole_texts(subject, pairs) if ask.by == "text" else [0.0] * len(items))
+    return [
+        judged(
+            ask, item, texts, [score for score, _ in some], [greedy for _, greedy in some], ends, next(before)
+        )
+        for item, texts, some, ends in zip(items, options, found, pairs, strict=True)
+    ]
+
+
+def has_options(ask: Ask, item: Item) -> bool:
+    return bool(ask.letters or (ask.options is not None and ask.options(item)))
+
+
+def option_texts(ask: Ask, item: Item) -> list[str]:
+    if ask.letters:
+        return list(ask.letters[: len(item["choices"])])
+    assert ask.options is not None
+    return ask.options(item)
+
+
+def pair(subject: Subject, ask: Ask, prompt: Prompt, option: str) -> Pair:
+    """(prompt, option) as ids.
+
+    Letters of the released scripts stand by themselves. All other options are encoded with the prompt and parted
+    after it, blanks at its end being the option's, as lm-evaluation-harness does.
+    """
+    encode = subject.tokenizer.encode
+    if ask.letters:
+        return prompt.ids, encode(option)
+    bare = prompt.text.rstrip()
+    before = encode(bare)
+    rest = encode(prompt.text + option)[len(before) :]
+    return before[-max(1, subject.max_prompt - len(rest)) :], rest
+
+
+def whole_texts(subject: Subject, pairs: Sequence[Sequence[Pair]]) -> list[float]:
+    """Log-probability of each prompt itself after its first token.
+
+    Only where an item's options differ in length does it bear on which text is likelier a token; elsewhere it is 0.
+    """
+    uneven = [i for i, some in enumerate(pairs) if len({len(option) for _, option in some}) > 1]
+    prompts = [pairs[i][0][0] for i in uneven]
+    scores = subject.engine.loglikelihood([(prompt[:1], prompt[1:]) for prompt in prompts])
+    found = dict(zip(uneven, (score for score, _ in scores), strict=True))
+    return [found.get(i, 0.0) for i in range(len(pairs))]
+
+
+def judged(
+    ask: Ask,
+    item: Item,
+    texts: Sequence[str],
+    scores: Sequence[float],
+    greedy: Sequence[bool],
+    pairs: Sequence[Pair],
+    before: float,
+) -> Record:
+    """The record of an item whose options were compared."""
+    if ask.by == "greedy":
+        return {"id": item["id"], "output": texts[0], "scores": list(scores), "right": greedy[0]}
+    lengths = [len(text.removeprefix(" ")) for text in texts]
+    by_length = [score / length for score, length in zip(scores, lengths, strict=True)]
+    by_token = [(before + s) / (len(p) + len(o)) for s, (p, o) in zip(scores, pairs, strict=True)]
+    counted = {"sum": list(scores), "characters": by_length, "text": by_token}[ask.by]
+    gold = LETTERS.index(item["answer"][0])
+    best = counted.index(max(counted))
+    return {
+        "id": item["id"],
+        "output": texts[best].strip(),
+        "scores": list(scores),
+        "right": best == gold,
+        "right_by_length": by_length.index(max(by_length)) == gold,
+    }
 
 
 def generate(
     subject: Subject, ask: Ask, items: Sequence[Item], prompts: Sequence[Prompt], max_tokens: int
-) -> list[dict[str, Any]]:
-    """Greedy replies, judged."""
+) -> list[Record]:
+    """Greedy replies, judged. An empty one is never right."""
     sampling = greedy(subject, max_tokens, ask.stop)
     done = subject.engine.generate([prompt.ids for prompt in prompts], sampling)
     texts = [completion.text for completion in done]
+    rights: list[bool | float]
     if ask.program is not None:
-        rights = code.passes([ask.program(text, item) for text, item in zip(texts, items, strict=True)])
+        programs = [ask.program(text, item) for text, item in zip(texts, items, strict=True)]
+        rights = list(code.passes(programs, language=ask.language))
     else:
         assert ask.judge is not None
         rights = [
-            bool(text.strip()) and ask.judge(text, item) for text, item in zip(texts, items, strict=True)
+            ask.judge(text, item) if text.strip() else False for text, item in zip(texts, items, strict=True)
         ]
     return [
         {

@@ -1,6 +1,6 @@
-"""Stage "evals": a family of models (base, chat, RLHF) on the primer's item sets: Tables 2, 5, 10, 12 and Figure 4.
+"""Stage "evals": a family of models (base, chat, RLHF) on the primer's item sets: Tables 2, 5, 10-17 and Figure 4.
 
-Report §2.6, §3.3, §4.3, §5.2. The columns are the report's, the items are ours and said to be; held-out questions of
+Report §2.6, §3.3, §4.3, §5.2, §A.2.1. The columns are the report's, the items are ours and said to be; held-out questions of
 the fine-tuning kind are scored beside them.
 """
 
@@ -16,26 +16,33 @@ from openqwen.core.artifact import (
     find,
     open_inputs,
     read_jsonl,
+    sha256_file,
     stage_run,
     write_json,
     write_jsonl,
 )
 from openqwen.core.config import Resolved
-from openqwen.core.console import Progress
+from openqwen.core.hub import local_folder
 from openqwen.core.tables import share
 from openqwen.data.primer import check, true_score
-from openqwen.evals import code, contamination, preference, tables
+from openqwen.evals import code, contamination, fill, preference, tables
 from openqwen.evals.config import EvalsConfig
-from openqwen.evals.harness import Result, Subject, converse, evaluate
+from openqwen.evals.harness import Subject, converse
 from openqwen.evals.stats import mcnemar, paired
 from openqwen.evals.task import Item, Kind
-from openqwen.evals.tasks import COLUMNS, TASKS
+from openqwen.evals.tasks import TASKS
 
-Key = tuple[str, int]  # (task, shots)
 KINDS: dict[str, Kind] = {"base": "base", "chat": "chat", "rlhf": "chat"}
 NAMES = {"base": "base model", "chat": "chat model (SFT)", "rlhf": "chat model (RLHF)"}
 # Table -> models of ours that get a row.
-ROWS = {2: ("base",), 5: ("chat", "rlhf"), 10: ("base", "chat", "rlhf"), 12: ("chat", "rlhf")}
+ROWS = {
+    2: ("base",),
+    5: ("chat", "rlhf"),
+    10: ("base", "chat", "rlhf"),
+    11: ("base", "chat", "rlhf"),
+    12: ("chat", "rlhf"),
+    **dict.fromkeys((13, 14, 15, 16, 17), ("base",)),
+}
 
 
 def run(resolved: Resolved[EvalsConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -44,14 +51,13 @@ def run(resolved: Resolved[EvalsConfig], inputs: dict[str, Path], out: Path) -> 
     opened = open_inputs(inputs, {**kinds, "tokens": "tokens"})
     config = resolved.config
     with stage_run(out, "evals", resolved, opened) as stage:
-        subjects = {name: load_subject(name, inputs[name], config) for name in KINDS}
+        subjects = {name: load_subject(name, inputs[name], kind, config) for name, kind in KINDS.items()}
         sets = read_sets(inputs["primer"])
-        results = run_tasks(subjects, sets, config)
-        notes = table_notes(results, sets, inputs["tokens"])
-        for number in ROWS:
-            write_json(out / f"table_{number:02d}.json", make_table(number, results, notes))
-        write_jsonl(out / "cards.jsonl", [{"manifest": r.manifest, **r.card} for r in unique(results)])
-        write_jsonl(out / "outputs.jsonl", [line for r in unique(results) for line in output_lines(r)])
+        wanted = [
+            (subjects[m], key) for number, rows in ROWS.items() for m in rows for key in tables.keys(number)
+        ]
+        results = fill.run_tasks(wanted, sets, config, "primer, {}-shaped")
+        fill.keep(out, make_tables(results, sets, inputs["tokens"], config), results, sets)
         heldout = heldout_questions(subjects, inputs["primer"], config)
         write_json(out / "sft_heldout.json", heldout["summary"])
         prefer = preferences(subjects, inputs["reward"], inputs["primer"], config)
@@ -63,21 +69,27 @@ def run(resolved: Resolved[EvalsConfig], inputs: dict[str, Path], out: Path) -> 
     return done
 
 
-def load_subject(name: str, path: Path, config: EvalsConfig) -> Subject:
-    """A model artefact ready to be asked."""
+def load_subject(name: str, path: Path, kind: Kind, config: EvalsConfig) -> Subject:
+    """A model ready to be asked: an artefact, a folder as Hugging Face has it, or a name of the hub."""
     from openqwen.engine import Engine
     from openqwen.model import load_model
     from openqwen.model.config import Quantisation
     from openqwen.model.quantise import quantise
     from openqwen.tokenizer import load_tokenizer
 
-    found = find(path)
-    assert found is not None
-    model, tokenizer = load_model(path), load_tokenizer(path)
+    folder = local_folder(path)
+    found = find(folder)
+    weights = found.content if found else digest([[f.name, sha256_file(f)] for f in model_files(folder)])
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
     if config.quantise is not None:
         quantise(model, Quantisation(weights=config.quantise))
     engine = Engine(model, tokenizer, max_batch=config.batch_size, cache=config.cache)
-    return Subject(name, KINDS[name], engine, tokenizer, found.content, model.config.max_length)
+    return Subject(name, kind, engine, tokenizer, weights, model.config.max_length)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What of a folder that no stage wrote makes the model: weights, settings, tokenizer."""
+    return sorted(p for pattern in ("*.safetensors", "*.json", "*.tiktoken") for p in folder.glob(pattern))
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -90,88 +102,33 @@ def read_sets(primer: Path) -> dict[str, list[Item]]:
     }
 
 
-def run_tasks(
-    subjects: Mapping[str, Subject], sets: Mapping[str, list[Item]], config: EvalsConfig
-) -> dict[str, dict[Key, Result]]:
-    """Each (task, shots) that a table wants of a model, once."""
-    wanted = [
-        (model, key)
-        for model in subjects
-        for key in dict.fromkeys(k for n in ROWS if model in ROWS[n] for k in COLUMNS[n].values())
-        if key[0] in sets
+def make_tables(
+    results: fill.Results, sets: Mapping[str, list[Item]], tokens: Path, config: EvalsConfig
+) -> list[dict[str, Any]]:
+    """Each table with the rows of ours that it has."""
+    notes = table_notes(results, sets, tokens)
+    missing = {task: "the primer has none of its kind" for task in TASKS if task not in sets}
+    return [
+        tables.build(number, {NAMES[m]: results[m] for m in rows}, sets, notes, missing, config.seed)
+        for number, rows in ROWS.items()
     ]
-    results: dict[str, dict[Key, Result]] = {model: {} for model in subjects}
-    with Progress("tables", total=len(wanted)) as bar:
-        for count, (model, (name, shots)) in enumerate(wanted, 1):
-            bar.update(count - 1, model=model, task=name)
-            found = evaluate(
-                subjects[model],
-                TASKS[name],
-                sets[name],
-                shots,
-                limit=limit(name, config),
-                seed=config.seed,
-                max_tokens=config.max_tokens,
-                source=f"primer, {TASKS[name].title}-shaped",
-            )
-            if found is not None:
-                results[model][name, shots] = found
-        bar.update(len(wanted))
-    return results
 
 
-def limit(name: str, config: EvalsConfig) -> int:
-    """How many items of a set are used."""
-    task = TASKS[name]
-    if task.chat.program is not None:
-        return config.code_items
-    return config.choice_items if task.base.letters else config.text_items
-
-
-def make_table(
-    number: int, results: Mapping[str, Mapping[Key, Result]], notes: Sequence[str]
-) -> dict[str, Any]:
-    """Table `number` with the rows of ours that it has."""
-    models = {NAMES[m]: {key: r.cell for key, r in results[m].items()} for m in ROWS[number]}
-    return tables.build(number, COLUMNS[number], models, notes)
-
-
-def table_notes(
-    results: Mapping[str, Mapping[Key, Result]], sets: Mapping[str, list[Item]], tokens: Path
-) -> list[str]:
+def table_notes(results: fill.Results, sets: Mapping[str, list[Item]], tokens: Path) -> list[str]:
     """What a reader of our rows must know."""
     notes = [
         "Our rows are scores on the primer's item sets, which only have the shape of the published benchmarks;"
-        " they do not compare with the published rows. Intervals are 95 % (Wilson).",
+        " they do not compare with the published rows. Intervals are 95 % (Wilson; clustered by subject).",
         contamination.footnote({TASKS[name].title: items for name, items in sets.items()}, tokens),
     ]
-    fewer = sorted(
-        {
-            f"{TASKS[name].title} {result.card['shots']['fitted']:.1f} of {shots}"
-            for found in results.values()
-            for (name, shots), result in found.items()
-            if result.card["shots"]["fitted"] < shots
-        }
-    )
-    if fewer:
-        notes.append(f"Examples that fitted into the models' length, on average: {', '.join(fewer)}.")
+    if fewer := fill.fewer_shots(results):
+        notes.append(fewer)
     if code.available() is None:
         notes.append("No sandbox on this machine: generated code is not run, HumanEval and MBPP stay empty.")
     return notes
 
 
-def unique(results: Mapping[str, Mapping[Key, Result]]) -> list[Result]:
-    return [result for found in results.values() for result in found.values()]
-
-
-def output_lines(result: Result) -> list[dict[str, Any]]:
-    """Raw outputs, so that a changed extractor can score again without a model."""
-    model, task = result.card["model"]["name"], result.card["task"]
-    head = {"manifest": result.manifest, "model": model, "task": task, "shots": result.card["shots"]["asked"]}
-    return [{**head, **record} for record in result.records]
-
-
-def task_facts(results: Mapping[str, Mapping[Key, Result]]) -> dict[str, float]:
+def task_facts(results: fill.Results) -> dict[str, float]:
     """`base_mmlu_5shot` and so on, as fractions."""
     return {
         f"{model}_{name}_{shots}shot": result.cell["value"] / 100

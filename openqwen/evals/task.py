@@ -1,22 +1,27 @@
 """What a benchmark is: how its items are read, how a base and a chat model are asked, how an answer is judged.
 
 Report §2.6, §3.3. A base model continues a text of examples; a chat model answers a turn of its own, examples being
-earlier turns. Each task is one small file in `tasks/`.
+earlier turns. Each task is one small file in `tasks/`, with two protocols: `report`, the scoring the report's numbers
+came from (the released scripts, or OpenCompass' modes), and `harness`, that of lm-evaluation-harness 0.4.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from openqwen.core.errors import DataError
+from openqwen.core.errors import DataError, UsageError
 
 Item = dict[str, Any]
 Kind = Literal["base", "chat"]
+Protocol = Literal["report", "harness"]
+# How options compare: by log-probability, that per character, the mean over the whole text, or whether greedy
+# decoding writes the (only) option.
+By = Literal["sum", "characters", "text", "greedy"]
 
 
 def _nothing(item: Item) -> str:
@@ -27,18 +32,23 @@ def _nothing(item: Item) -> str:
 class Ask:
     """How one kind of model is asked.
 
-    query: the open question. answer: what an example shows after it. Exactly one of three says how replies count:
-    letters (their log-probabilities are compared, the item's answer is an index), judge (text, item -> right), or
-    program (text, item -> a program that must run through, in the sandbox).
+    query: the open question. answer: what an example shows after it. One of four says how replies count: letters
+    (their log-probabilities are compared), options (the texts that are compared, in the way `by` says), judge
+    (text, item -> right, or the share of it that is), or program (text, item -> a program that must run through, in the
+    sandbox). An item whose options are empty is judged by its text. tokens: longest reply, where the protocol says it.
     """
 
     query: Callable[[Item], str]
     answer: Callable[[Item], str]
     header: Callable[[Item], str] = _nothing
     letters: tuple[str, ...] = ()
-    judge: Callable[[str, Item], bool] | None = None
+    options: Callable[[Item], list[str]] | None = None
+    by: By = "sum"
+    judge: Callable[[str, Item], bool | float] | None = None
     program: Callable[[str, Item], str] | None = None
+    language: str = "python"
     stop: tuple[str, ...] = ()
+    tokens: int | None = None
 
     def text(self, item: Item, shots: Sequence[Item]) -> str:
         """The prompt of a base model."""
@@ -58,36 +68,110 @@ class Ask:
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark. `read` normalises published records and the primer's to items with id, split and answer."""
+    """One benchmark.
+
+    parse: (record, place) -> an item with id, split and answer, from a published or the primer's record; None for a
+    row that the set itself leaves out. weights: what each item counts; None: all the same.
+    """
 
     name: str
     title: str
-    read: Callable[[Path], list[Item]]
+    parse: Callable[[Item, str], Item | None]
     base: Ask
     chat: Ask
     chance: Callable[[Sequence[Item]], float | None]
+    harness: Ask | None = None
+    weights: Callable[[Sequence[Item]], list[float]] | None = None
 
-    def ask(self, kind: Kind) -> Ask:
-        return self.base if kind == "base" else self.chat
+    def ask(self, kind: Kind, protocol: Protocol = "report") -> Ask:
+        """UsageError if lm-evaluation-harness has no such task; it asks a chat model like a base model."""
+        if protocol == "report":
+            return self.base if kind == "base" else self.chat
+        if self.harness is None:
+            raise UsageError(f"lm-evaluation-harness has no task for {self.title}", fix="use protocol report")
+        return self.harness
+
+    def read(self, path: Path) -> list[Item]:
+        """The items of a file; DataError at the first row that is none."""
+        items, _ = self._rows(path, None)
+        return items
+
+    def read_all(self, path: Path) -> tuple[list[Item], list[str]]:
+        """(items, what is wrong with each row that is none)."""
+        return self._rows(path, [])
+
+    def _rows(self, path: Path, bad: list[str] | None) -> tuple[list[Item], list[str]]:
+        items = []
+        for place, record in records(path, bad):
+            try:
+                item = self._item(record, place)
+            except DataError as error:
+                if bad is None:
+                    raise
+                bad.append(str(error))
+                continue
+            if item is not None:
+                items.append(item)
+        return items, bad or []
+
+    def _item(self, record: Item, place: str) -> Item | None:
+        try:
+            return self.parse(record, place)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"no row of {self.title}: {type(error).__name__}: {error}", where=place
+            ) from error
 
 
-def records(path: Path) -> Iterator[tuple[str, Item]]:
-    """(place, record) of a .jsonl or .jsonl.gz file; DataError names the line that is none."""
+def records(path: Path, bad: list[str] | None = None) -> Iterator[tuple[str, Item]]:
+    """(place, record) of a .jsonl, .jsonl.gz or .json file; a .json file may be lines too, or a list under one name.
+
+    What is no record goes to `bad`; without one, DataError names its place.
+    """
     if not path.is_file():
-        raise DataError("no such item set", where=str(path), fix="give a .jsonl or .jsonl.gz file")
+        raise DataError("no such item set", where=str(path), fix="give a .jsonl, .jsonl.gz or .json file")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+        lines: Iterable[Any] = _whole(file.read()) if path.suffix == ".json" else file
+        for number, line in enumerate(lines, 1):
             place = f"{path}:{number}"
             try:
-                record = json.loads(line)
+                record = line if isinstance(line, dict) else json.loads(line) if line.strip() else None
+                if record is None:
+                    continue
+                if not isinstance(record, dict):
+                    raise DataError("a record must be an object", where=place)
+            except DataError as error:
+                if bad is None:
+                    raise
+                bad.append(str(error))
             except ValueError as error:
-                raise DataError(f"not a JSON record: {error}", where=place) from error
-            if not isinstance(record, dict):
-                raise DataError("a record must be an object", where=place)
-            yield place, record
+                wrong = DataError(f"not a JSON record: {error}", where=place)
+                if bad is None:
+                    raise wrong from error
+                bad.append(str(wrong))
+            else:
+                yield place, record
+
+
+def _whole(data: bytes) -> list[Any]:
+    """The rows of a .json file: a list, the one list in an object, or lines."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return data.split(b"\n")
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = lists[0] if len(lists) == 1 else [found]
+    return [row if isinstance(row, dict) else json.dumps(row) for row in found]
+
+
+def identity(record: Item, place: str, *names: str) -> str:
+    """The record's own id, else `file:line`."""
+    for name in (*names, "id"):
+        if name in record:
+            return str(record[name])
+    return Path(place).name
 
 
 def take(record: Item, place: str, *names: str) -> Any:
@@ -105,9 +189,15 @@ def shots_for(item: Item, dev: Sequence[Item], count: int) -> list[Item]:
     return near[:count]
 
 
+def by_subject(items: Sequence[Item]) -> list[float]:
+    """Weights under which each subject counts the same, however many items it has."""
+    subjects = [item["subject"] for item in items]
+    return [1 / subjects.count(subject) for subject in subjects]
+
+
 def constant_guess(items: Sequence[Item]) -> float | None:
     """Chance of a text answer: how often the commonest gold answer would be right."""
-    golds = [item["answer"] for item in items]
+    golds = [str(item["answer"]) for item in items]
     return max(map(golds.count, set(golds))) / len(golds) if golds else None
 
 

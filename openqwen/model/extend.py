@@ -40,6 +40,7 @@ from openqwen.core.console import Progress
 from openqwen.core.errors import DataError, UsageError
 from openqwen.core.intervals import bootstrap
 from openqwen.core.shards import Tokens, open_tokens
+from openqwen.core.tables import published
 from openqwen.model import entropy
 from openqwen.model.config import ExtendConfig, Extension, ModelConfig, layer_windows
 from openqwen.model.qwen import Qwen
@@ -48,13 +49,9 @@ from openqwen.model.weights import load_model
 KIND = "context"
 TECHNIQUES = ("plain", "+ dynamic_ntk", "+ dynamic_ntk + logn", "+ dynamic_ntk + logn + window_attn")
 # Report, Table 3 (arXiv text), trained at 2048: multiples of that length -> perplexity.
-PUBLISHED: dict[str, dict[float, float]] = {
-    "Qwen-7B": {0.5: 4.23, 1: 3.78, 2: 39.35, 4: 469.81, 8: 2645.09},
-    "Qwen-7B + dynamic_ntk": {0.5: 4.23, 1: 3.78, 2: 3.59, 4: 3.66, 8: 5.71},
-    "Qwen-7B + dynamic_ntk + logn": {0.5: 4.23, 1: 3.78, 2: 3.58, 4: 3.56, 8: 4.62},
-    "Qwen-7B + dynamic_ntk + logn + window_attn": {0.5: 4.23, 1: 3.78, 2: 3.58, 4: 3.49, 8: 4.32},
-    "Qwen-14B": {1: 3.46, 2: 22.79, 4: 334.65, 8: 3168.35},
-    "Qwen-14B + dynamic_ntk + logn + window_attn": {1: 3.46, 2: 3.29, 4: 3.18, 8: 3.42},
+PUBLISHED = {
+    row["model"]: {int(length) / 2048: cell["value"] for length, cell in row["cells"].items()}
+    for row in published(3)["rows"]
 }
 _LOGITS_BYTES = 256 << 20
 

@@ -274,21 +274,93 @@ def rlhf(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         "What the reward model says, what is true, and how far the policy has moved (KL) from the chat model.",
     )
     rewards = Curve("reward", "reward model"), Curve("true_reward", "true preference")
+    distances = Curve("kl", "k1"), Curve("kl_k3", "k3"), Curve("kl_exact", "whole distributions")
+    clipped = Curve("policy_clip_fraction", "policy"), Curve("value_clip_fraction", "value")
+    ratios = Curve("ratio_max", "largest"), Curve("ratio_min", "smallest")
+    flaws = Curve("cut_off", "cut off"), Curve("repetition", "repeated 4-grams")
     norms = Curve("policy_grad_norm", "policy"), Curve("value_grad_norm", "value")
     seconds = [Curve(f"seconds_{name}", name) for name in ("rollout", "score", "update")]
     part.training(
         found["rlhf"],
         config,
         Unit("mean reward of replies", rewards),
-        Unit("KL, nats per reply", (Curve("kl", "KL"),)),
+        Unit("KL, nats per reply", distances),
         Unit("entropy, nats per token", (Curve("entropy", "entropy"),)),
+        Unit("ratio to the old policy", ratios),
+        Unit("clipped tokens, share", clipped),
+        Unit("explained variance of values", (Curve("explained_variance", "value model"),)),
         Unit("policy loss", (Curve("policy_loss", "policy"),)),
         Unit("value loss", (Curve("value_loss", "value"),), log=True),
         Unit("gradient norm", norms, log=True),
         Unit("length of replies, tokens", (Curve("length", "length"),)),
+        Unit("share of replies", flaws),
         Unit("seconds a step", seconds),
     )
+    part.tables.append(_before_after(found["rlhf"]))
     part.samples = _samples(found["rlhf"], config.samples * 2)
+    return part
+
+
+# Fact of PPO, without _before and _after -> what a person calls it.
+BEFORE_AFTER = {
+    "true": "true preference of held-out replies",
+    "reward": "modelled reward of held-out replies",
+    "length": "their length, tokens",
+    "stopped": "share that ends by itself",
+    "text_loss": "loss on held-out text, nats a token (the alignment tax is its rise)",
+}
+
+
+def _before_after(ppo: Artifact) -> dict[str, Any]:
+    """What PPO changed, and what the watchdog named."""
+    facts = ppo.manifest["facts"]
+    rows = [
+        _plain([label, *(_number(facts.get(f"{key}_{side}")) for side in ("before", "after"))])
+        for key, label in BEFORE_AFTER.items()
+        if f"{key}_after" in facts
+    ]
+    named = ", ".join(facts["watchdog"]) or "nothing"
+    table = _table("Before and after", ["", "before", "after"], rows)
+    return {**table, "notes": [f"The watchdog named: {named}."]}
+
+
+def preferences(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Direct preference optimisation."""
+    text = "The policy learns from comparison pairs; its log-ratio to the chat model stands for the reward."
+    part = Part("dpo", "Direct preference optimisation", "§6.2", text)
+    loss = Curve("loss", "training"), Curve("heldout_loss", "held out")
+    right = Curve("accuracy", "training"), Curve("heldout_accuracy", "held out")
+    margin = Curve("margin", "training"), Curve("heldout_margin", "held out")
+    part.training(
+        found["dpo"],
+        config,
+        Unit("pairwise loss, nats", loss),
+        Unit("right pairs, share", right),
+        Unit("margin of implicit rewards", margin),
+        Unit("implicit reward of the preferred reply", (Curve("chosen_reward", "training"),)),
+        RATE,
+        NORM,
+    )
+    part.samples = _samples(found["dpo"], config.samples * 2)
+    return part
+
+
+def rejection(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Rejection sampling finetuning."""
+    text = "Finetuned on those of its own replies that the reward model likes best."
+    part = Part("rft", "Rejection sampling", "§6.2", text)
+    loss = Curve("loss", "training"), Curve("heldout_loss", "held out")
+    part.training(found["rft"], config, Unit("loss, nats per reply token", loss), RATE, NORM)
+    part.samples = _samples(found["rft"], config.samples * 2)
+    return part
+
+
+def policies(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """PPO and its alternatives on one table."""
+    text = "Replies to the same held-out prompts with the same seeds, judged by the same models."
+    part = Part("policies", "Policies side by side", "§3.2.2, §6.2", text)
+    part.tables.append(_report_table(_json(found["comparison"], "policies.json")))
+    part.samples = _samples(found["comparison"], config.samples * 2)
     return part
 
 
@@ -342,6 +414,9 @@ PARTS: Sequence[tuple[set[str], Callable[[ReportConfig, Mapping[str, Artifact]],
     ({"preference"}, preference),
     ({"reward"}, reward),
     ({"rlhf"}, rlhf),
+    ({"dpo"}, preferences),
+    ({"rft"}, rejection),
+    ({"comparison"}, policies),
     ({"evals"}, human),
     ({"agent"}, tools),
     ({"evals"}, tables),

@@ -95,6 +95,13 @@ NUMBERS = (
         ("tool_selection", "false_positive"),
         "{:.1%} ({:.1%})",
     ),
+    Number(
+        "arithmetic right with / without the interpreter",
+        "agent",
+        ("arithmetic_interpreter", "arithmetic_own"),
+        "{:.1%} / {:.1%}",
+        optional=True,
+    ),
 )
 
 

@@ -39,7 +39,10 @@ class RewardConfig(TrainingConfig):
     batch_size: int = setting(64, source="report §3.2.1", doc="pairs a step", ge=1)
     micro_batch: int = setting(16, source="ours", doc="pairs a forward pass; gradients accumulate", ge=1)
     max_length: Count = setting(
-        2048, source="report §3.2.1", doc="tokens of prompt and reply; longer pairs are skipped", gt=1
+        2048,
+        source="report §3.2.1",
+        doc="tokens of prompt and reply; pairs beyond it, or beyond the context of the model, are skipped",
+        gt=1,
     )
     max_pairs: int | None = setting(None, source="ours", doc="train on this many pairs only", ge=1)
     optim: RewardOptim = setting(RewardOptim(), source="report §3.2.1")

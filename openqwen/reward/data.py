@@ -1,16 +1,16 @@
 """Comparison pairs: read, checked, rendered to token ids, batched by step.
 
-Report §3.2.1 (one query, two responses, a preference). The JSONL form is ours:
+Report §3.2.1 (one query, two responses, a preference). The form is ours, and forms.py brings others to it:
 
     {"id", "task", "lang", "messages": [...ending with the user's turn], "chosen": str, "rejected": str}
 
-A record that cannot be trained on is skipped, counted by reason and located by line; above a share the file is
-refused. Ids end with the end-of-turn token, where the score is read; no newline follows it.
+A pair that cannot be trained on is skipped, counted by reason and located by line; above a share the file is refused.
+A folder is several data sets, a file each. Ids end with the end-of-turn token, where the score is read; no newline
+follows it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,16 @@ import numpy as np
 
 from openqwen.chat import chatml
 from openqwen.chat.messages import USER, check_turns
+from openqwen.chat.records import read_records
+from openqwen.core.artifact import digest
 from openqwen.core.errors import DataError
+from openqwen.reward.forms import comparisons
 
 if TYPE_CHECKING:
     from openqwen.tokenizer import Tokenizer
 
 LINES_SHOWN = 5
+Place = int | str  # a line; of a folder's file FILE:LINE
 SIDES = ("chosen", "rejected")
 
 
@@ -33,13 +37,20 @@ SIDES = ("chosen", "rejected")
 class Pair:
     """One comparison. ids: prompt and reply, up to and with the end-of-turn token."""
 
+    path: Path
     line: int
     task: str
+    query: str  # digest of the messages: pairs of one query share it
     prompt: str
     chosen: str
     rejected: str
     chosen_ids: list[int]
     rejected_ids: list[int]
+
+    @property
+    def where(self) -> str:
+        """Where a person finds it: file:line."""
+        return f"{self.path}:{self.line}"
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -49,11 +60,11 @@ class Pair:
 
 @dataclass
 class Pairs:
-    """The usable pairs of a file and the lines of the others by reason."""
+    """The usable pairs of a file or of a folder's files, and the places of the others by reason."""
 
     path: Path
     items: list[Pair] = field(default_factory=list)
-    skipped: dict[str, list[int]] = field(default_factory=dict)
+    skipped: dict[str, list[Place]] = field(default_factory=dict)
 
     @property
     def num_skipped(self) -> int:
@@ -62,33 +73,44 @@ class Pairs:
     def summary(self) -> str:
         """`12 equal sides (lines 3, 9, ...), 1 too long (line 40)`."""
         return ", ".join(
-            f"{len(lines)} {reason} ({_places(lines)})" for reason, lines in self.skipped.items()
+            f"{len(places)} {reason} ({_places(places)})" for reason, places in self.skipped.items()
         )
 
 
 def read_pairs(path: Path, tokenizer: Tokenizer, max_length: int, max_skipped: float = 1.0) -> Pairs:
-    """Reads a JSONL file of pairs. DataError when nothing is usable or more than `max_skipped` of it is not."""
+    """Reads a file of pairs, or a folder of such files, in any form of forms.py (.jsonl, .json, .parquet, .gz).
+
+    DataError when nothing is usable, or more than `max_skipped` of it is not.
+    """
     pairs = Pairs(path)
     total = 0
-    for number, line in _lines(path):
-        total += 1
-        record = _parse(line)
-        reason = problem(record)
-        if reason is None:
-            assert isinstance(record, dict)
-            pair = _render(record, number, tokenizer)
-            if max(pair.lengths) <= max_length:
-                pairs.items.append(pair)
-                continue
-            reason = f"longer than {max_length} tokens"
-        pairs.skipped.setdefault(reason, []).append(number)
+    for file in files(path):
+        for line, record in _records(file):
+            total += 1
+            reason = record if isinstance(record, str) else problem(record)
+            if not isinstance(record, str) and reason is None:
+                pair = _render(record, file, line, tokenizer)
+                if max(pair.lengths) <= max_length:
+                    pairs.items.append(pair)
+                    continue
+                reason = f"longer than {max_length} tokens"
+            assert reason is not None
+            place = line if file == path else f"{file.name}:{line}"
+            pairs.skipped.setdefault(reason, []).append(place)
     if not pairs.items or pairs.num_skipped > max_skipped * total:
         raise DataError(
             f"{pairs.num_skipped} of {total} pairs cannot be used: {pairs.summary() or 'the file is empty'}",
             where=str(path),
-            fix="mend these lines, or raise max_skipped or max_length",
+            fix="mend these lines, or raise max_skipped, or max_length as far as the model's context goes",
         )
     return pairs
+
+
+def files(path: Path) -> list[Path]:
+    """The data sets of a path: the file itself, or a folder's files by name, hidden ones left out."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
 def problem(record: Any) -> str | None:
@@ -139,26 +161,27 @@ def steps_per_epoch(num_pairs: int, batch_size: int) -> int:
     return -(-num_pairs // batch_size)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line
+def _records(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(line, comparison) of every pair of a file; instead of the comparison why a line has none."""
+    for line, record in read_records(file):
+        if not isinstance(record, dict):
+            yield line, "not a JSON object"
+            continue
+        try:
+            found = comparisons(record)
+        except DataError as error:
+            yield line, error.what
+            continue
+        yield from ((line, comparison) for comparison in found)
 
 
-def _parse(line: bytes) -> Any:
-    """The value of a line; None, which is no object, when it is not JSON."""
-    try:
-        return json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-
-
-def _render(record: dict[str, Any], line: int, tokenizer: Tokenizer) -> Pair:
+def _render(record: dict[str, Any], file: Path, line: int, tokenizer: Tokenizer) -> Pair:
     messages, chosen, rejected = record["messages"], record["chosen"], record["rejected"]
     return Pair(
+        path=file,
         line=line,
         task=str(record.get("task", "")),
+        query=digest(messages),
         prompt=messages[-1]["content"],
         chosen=chosen,
         rejected=rejected,
@@ -167,6 +190,6 @@ def _render(record: dict[str, Any], line: int, tokenizer: Tokenizer) -> Pair:
     )
 
 
-def _places(lines: list[int]) -> str:
-    shown = ", ".join(map(str, lines[:LINES_SHOWN]))
-    return f"line{'s' if len(lines) > 1 else ''} {shown}{', ...' if len(lines) > LINES_SHOWN else ''}"
+def _places(places: Sequence[Place]) -> str:
+    shown = ", ".join(map(str, places[:LINES_SHOWN]))
+    return f"line{'s' if len(places) > 1 else ''} {shown}{', ...' if len(places) > LINES_SHOWN else ''}"

@@ -2,12 +2,12 @@
 
 Report §3.2.1, Table 4: the language model with a pooling layer that reads the reward at the end token of the reply,
 trained on comparisons. Ours: the pairwise logistic loss written out, the measurements. The loop itself is
-train/trainer.py.
+train/trainer.py. Held-out pairs may be a folder, a file for each data set: each is a column of Table 4, and a file
+named as one of the report's (anthropic-helpful-base.jsonl) fills that one.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openqwen.core.artifact import Artifact, Run, open_inputs, write_json
+from openqwen.core.artifact import Artifact, Run, open_inputs, write_json, write_jsonl
 from openqwen.core.config import Resolved
 from openqwen.core.errors import DataError
+from openqwen.core.tables import published
 from openqwen.model.heads import ScalarModel
+from openqwen.model.stored import open_checkpoint
 from openqwen.model.weights import load_model, load_scalar, save_scalar
-from openqwen.reward.accuracy import Accuracy, accuracy, length_accuracy, of_share, table_4
+from openqwen.reward.accuracy import Accuracy, accuracy, difference, length_margins, of_share, table_4
 from openqwen.reward.config import RewardConfig
 from openqwen.reward.data import Pair, Pairs, batch_at, read_pairs, steps_per_epoch
 from openqwen.tokenizer import load_tokenizer
@@ -36,7 +38,7 @@ from openqwen.train.precision import autocast, pick_dtype
 from openqwen.train.trainer import Batch, Evaluations, fit, run_stage
 
 HELDOUT = "held-out pairs"  # the column of Table 4 that every model of ours has
-MEASURED = "heldout_accuracy"  # in metrics.jsonl; of a task: heldout_accuracy/<task>
+MEASURED = "heldout_accuracy"  # in metrics.jsonl; of another column: heldout_accuracy/<column>
 
 
 def run(resolved: Resolved[RewardConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -46,9 +48,11 @@ def run(resolved: Resolved[RewardConfig], inputs: dict[str, Path], out: Path) ->
     source = opened["model"]
     assert isinstance(source, Artifact)
     tokenizer = load_tokenizer(source.path)
+    length = min(
+        config.max_length, open_checkpoint(source.path, scalar=source.kind == "reward").config.max_length
+    )
     train_, heldout = (
-        read_pairs(inputs[name], tokenizer, config.max_length, config.max_skipped)
-        for name in ("pairs", "heldout")
+        read_pairs(inputs[name], tokenizer, length, config.max_skipped) for name in ("pairs", "heldout")
     )
     _refuse_overlap(train_, heldout)
     body = partial(train, config, train_, heldout, tokenizer, source)
@@ -63,7 +67,6 @@ class Comparisons:
     model: ScalarModel
     pairs: Sequence[Pair]
     heldout: Sequence[Pair]
-    path: Path
     measures: tuple[str, ...] = ("accuracy", "margin")
     sample_interval: int | None = None
 
@@ -90,16 +93,15 @@ class Comparisons:
 
     def names(self, pairs: Sequence[Pair]) -> Iterator[str]:
         for pair in pairs:
-            yield f"{self.path}:{pair.line}"
+            yield pair.where
 
     def evaluate(self) -> dict[str, float]:
-        """Accuracy on all held-out pairs and on each task's."""
+        """Accuracy on all held-out pairs and on those of each column of Table 4."""
         ahead = [chosen - rejected for chosen, rejected in margins(self.model, self.heldout, self.config)]
-        groups: dict[str, list[float]] = defaultdict(list)
-        for pair, margin in zip(self.heldout, ahead):
-            groups[pair.task].append(margin)
-        found = {MEASURED: accuracy(ahead).value}
-        return found | {f"{MEASURED}/{task}": accuracy(group).value for task, group in groups.items() if task}
+        return {
+            metric_of(name): accuracy([ahead[i] for i in places]).value
+            for name, places in columns(self.heldout).items()
+        }
 
     def samples(self, label: str) -> list[dict[str, Any]]:
         """The first held-out pairs with their scores, after training."""
@@ -123,7 +125,7 @@ def train(
         if some.skipped:
             stage.log(f"{some.path}: skipped {some.summary()}")
     model = starting_model(source, config.seed).to(world.device).train()
-    task = Comparisons(config, model, pairs.items[: config.max_pairs], heldout.items, pairs.path)
+    task = Comparisons(config, model, pairs.items[: config.max_pairs], heldout.items)
     found = fit(task, model, model.backbone.blocks, config, stage, world)
 
     if (whole := distributed.gathered(model, world, ScalarModel)) is None:
@@ -131,7 +133,8 @@ def train(
     save_scalar(whole, stage.path)
     tokenizer.save(stage.path)
     stage.fact(steps=task.steps, pairs=len(task.pairs))
-    _report(found, pairs, heldout, config, source, stage)
+    _report(found, whole, task.pairs, heldout, config, source, stage)
+    stage.fact(skipped_pairs={reason: len(places) for reason, places in pairs.skipped.items()})
 
 
 def starting_model(source: Artifact, seed: int) -> ScalarModel:
@@ -161,7 +164,7 @@ def score_pairs(model: ScalarModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tens
 
 def by_length(pairs: Sequence[Pair]) -> list[Pair]:
     """Pairs of similar length together, so that little of a micro-batch is padding."""
-    return sorted(pairs, key=lambda pair: (max(pair.lengths), pair.line))
+    return sorted(pairs, key=lambda pair: (max(pair.lengths), pair.where))
 
 
 @torch.no_grad()
@@ -171,49 +174,108 @@ def margins(model: ScalarModel, pairs: Sequence[Pair], config: RewardConfig) -> 
     dtype = pick_dtype(config.precision, device)
     model.eval()
     found: dict[int, tuple[float, float]] = {}
-    ordered, size = by_length(pairs), max(1, config.eval_batch // 2)
-    for start in range(0, len(ordered), size):
-        few = ordered[start : start + size]
+    places = sorted(range(len(pairs)), key=lambda i: max(pairs[i].lengths))
+    size = max(1, config.eval_batch // 2)
+    for start in range(0, len(places), size):
+        few = places[start : start + size]
         with autocast(dtype, device):
-            chosen, rejected = score_pairs(model, few)
-        found |= {pair.line: (c, r) for pair, c, r in zip(few, chosen.tolist(), rejected.tolist())}
+            chosen, rejected = score_pairs(model, [pairs[i] for i in few])
+        found |= zip(few, zip(chosen.tolist(), rejected.tolist()))
     model.train(training)
-    return [found[pair.line] for pair in pairs]
+    return [found[i] for i in range(len(pairs))]
+
+
+def columns(pairs: Sequence[Pair]) -> dict[str, list[int]]:
+    """Table 4's columns: the places of all pairs, of each data set's where there are several, of each task's."""
+    found: dict[str, list[int]] = {HELDOUT: list(range(len(pairs)))}
+    several = len({pair.path for pair in pairs}) > 1
+    for place, pair in enumerate(pairs):
+        if several:
+            found.setdefault(column_of(pair.path), []).append(place)
+        if pair.task:
+            found.setdefault(f"task: {pair.task}", []).append(place)
+    return found
+
+
+def metric_of(column: str) -> str:
+    """What metrics.jsonl calls the accuracy on a column's pairs."""
+    return MEASURED if column == HELDOUT else f"{MEASURED}/{column}"
+
+
+def column_of(file: Path) -> str:
+    """The column of Table 4 that a data set's file is named as, or the file's own name.
+
+    `anthropic-helpful-base.jsonl.gz` -> `Anthropic Helpful-base`; `mine.jsonl` -> `mine`
+    """
+    stem = file.name.partition(".")[0]
+    known = {_letters(column["name"]): column["name"] for column in published(4)["columns"]}
+    return known.get(_letters(stem), stem)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 def _report(
-    found: Evaluations, train: Pairs, heldout: Pairs, config: RewardConfig, source: Artifact, stage: Run
+    found: Evaluations,
+    model: ScalarModel,
+    train: Sequence[Pair],
+    heldout: Pairs,
+    config: RewardConfig,
+    source: Artifact,
+    stage: Run,
 ) -> None:
-    """Table 4 and facts."""
-    ours = by_task(found.last, heldout.items)
+    """Table 4, the scores of the held-out pairs, and facts."""
+    scores = margins(model, heldout.items, config)
+    write_jsonl(
+        stage.path / "scores.jsonl",
+        [
+            {"file": pair.path.name, "line": pair.line, "chosen": chosen, "rejected": rejected}
+            for pair, (chosen, rejected) in zip(heldout.items, scores)
+        ],
+    )
+    ours = [chosen - rejected for chosen, rejected in scores]
     # The prompt counts in both lengths of a pair, so it does not matter that it is counted.
-    baseline = length_accuracy(*([pair.lengths for pair in pairs.items] for pairs in (train, heldout)))
-    rows = [(config.label, ours), ("longer or shorter reply", {HELDOUT: baseline})]
+    length = length_margins(*([pair.lengths for pair in pairs] for pairs in (train, heldout.items)))
+    places = columns(heldout.items)
+    by_column = [
+        {name: accuracy([margin[i] for i in found]) for name, found in places.items()}
+        for margin in (ours, length)
+    ]
+    rows = list(zip((config.label, "longer or shorter reply"), by_column))
     if source.kind == "reward":
-        rows.insert(0, ("PMP (before finetuning)", by_task(found.first, heldout.items)))
+        before = {name: of_share(found.first[metric_of(name)], len(of)) for name, of in places.items()}
+        rows.insert(0, ("PMP (before finetuning)", before))
         stage.fact(accuracy_before=found.first[MEASURED])
-    measured = ours[HELDOUT]
+    queries = [pair.query for pair in heldout.items]
+    gains = {
+        name: difference([ours[i] for i in of], [length[i] for i in of], [queries[i] for i in of])
+        for name, of in places.items()
+    }
     notes = [
-        "Intervals are 95 % Wilson. The report's columns are its own test sets; ours is the held-out file."
+        "Intervals are 95 % Wilson. The report's columns are its own test sets; ours are held-out files.",
+        *(f"{name}: {_points(gain)} over length alone, by pairs." for name, gain in gains.items()),
     ]
     write_json(stage.path / "table_04.json", table_4(rows, notes))
+    seen = {pair.query for pair in train}
+    measured, baseline, gain = (some[HELDOUT] for some in (*by_column, gains))
     stage.fact(
         accuracy=measured.value,
         accuracy_low=measured.low,
         accuracy_high=measured.high,
         heldout_pairs=measured.n,
+        heldout_pairs_of_training_queries=sum(query in seen for query in queries),
         length_accuracy=baseline.value,
-        skipped_pairs={reason: len(lines) for reason, lines in train.skipped.items()},
+        over_length=gain.value,
+        over_length_low=gain.low,
+        over_length_high=gain.high,
     )
 
 
-def by_task(measured: dict[str, float], pairs: Sequence[Pair]) -> dict[str, Accuracy]:
-    """An evaluation as columns of Table 4: accuracy on all pairs and on each task's."""
-    counts = Counter(pair.task for pair in pairs)
-    tasks = {
-        f"task: {task}": of_share(measured[f"{MEASURED}/{task}"], n) for task, n in counts.items() if task
-    }
-    return {HELDOUT: of_share(measured[MEASURED], len(pairs)), **tasks}
+def _points(gain: Accuracy) -> str:
+    """`+8.1 points (+4.0 to +12.2)`."""
+    value, low, high = (f"{100 * number:+.1f}" for number in (gain.value, gain.low, gain.high))
+    return f"{value} points ({low} to {high})"
 
 
 def _sample(pair: Pair, chosen: float, rejected: float) -> dict[str, str]:
@@ -227,12 +289,12 @@ def _sample(pair: Pair, chosen: float, rejected: float) -> dict[str, str]:
 
 def _refuse_overlap(train: Pairs, heldout: Pairs) -> None:
     """An accuracy on pairs that were trained on means nothing."""
-    known = {(tuple(p.chosen_ids), tuple(p.rejected_ids)): p.line for p in train.items}
+    known = {(tuple(p.chosen_ids), tuple(p.rejected_ids)): p.where for p in train.items}
     for pair in heldout.items:
-        line = known.get((tuple(pair.chosen_ids), tuple(pair.rejected_ids)))
-        if line is not None:
+        place = known.get((tuple(pair.chosen_ids), tuple(pair.rejected_ids)))
+        if place is not None:
             raise DataError(
-                f"held-out pair is also a training pair (line {line} of {train.path})",
-                where=f"{heldout.path}:{pair.line}",
+                f"held-out pair is also a training pair ({place})",
+                where=pair.where,
                 fix="take it out of one of the two files",
             )

@@ -1,8 +1,10 @@
-"""Settings of PPO. No torch.
+"""Settings of PPO, of its simpler alternatives and of their comparison. No torch.
 
 Report §3.2.2: 50 value-only steps first, two responses a query, KL coefficient 0.04, reward normalised by its
 running mean, learning rates 1e-6 (policy) and 5e-6 (value), value clip 0.15, top-p 0.9, a pretrained gradient whose
-coefficient is not given. Everything else is ours, because the report leaves it open.
+coefficient is not given. Everything else is ours, because the report leaves it open. It names the alternatives
+(direct preference optimisation, rejection sampling) without a number: theirs are of the papers that brought them up, or
+ours.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from openqwen.core.config import Config, Count, setting
-from openqwen.train.config import OptimConfig, Precision
+from openqwen.sft.config import SFTConfig
+from openqwen.train.config import LoraConfig, OptimConfig, Precision, ScheduleConfig, TrainingConfig
 
 
 class PolicyOptim(OptimConfig):
@@ -140,3 +143,114 @@ class PPOConfig(Config):
     def updates_per_step(self) -> int:
         """Optimizer steps of the policy in one step."""
         return self.epochs * self.minibatches
+
+
+class ConstantSchedule(ScheduleConfig):
+    """A constant learning rate after a short warm-up."""
+
+    shape: Literal["cosine", "constant"] = setting("constant", source="ours", doc="after the warm-up")
+    warmup_steps: Count = setting(0, source="ours", doc="linear rise from zero", ge=0)
+
+
+class DPOConfig(TrainingConfig):
+    """Direct preference optimisation: comparison pairs train the policy itself, without reward model or sampling."""
+
+    beta: float = setting(
+        0.1, source="ours", doc="of the log-ratio to the reference, as in Rafailov et al. 2023", gt=0
+    )
+    label_smoothing: float = setting(
+        0.0, source="ours", doc="share of the preferences that may be the wrong way round", ge=0, lt=0.5
+    )
+    epochs: int = setting(1, source="ours", ge=1)
+    batch_size: int = setting(64, source="ours", doc="pairs a step, as in Rafailov et al. 2023", ge=1)
+    micro_batch: int = setting(16, source="ours", doc="pairs a forward pass; gradients accumulate", ge=1)
+    max_length: Count = setting(
+        2048, source="ours", doc="tokens of prompt and reply; longer pairs are skipped", gt=1
+    )
+    max_pairs: int | None = setting(None, source="ours", doc="train on this many pairs only", ge=1)
+    max_skipped: float = setting(
+        0.05, source="ours", doc="share of unusable pairs above which the file is refused", ge=0, le=1
+    )
+    optim: OptimConfig = setting(
+        OptimConfig(lr=1e-6, weight_decay=0.0),
+        source="ours",
+        doc="Rafailov et al. 2023 use 1e-6 with RMSprop; the rest as in PPO",
+    )
+    schedule: ScheduleConfig = setting(ConstantSchedule(), source="ours")
+    lora: LoraConfig | None = setting(None, source="ours", doc="none: all weights are trained")
+    checkpoint_interval: Count = setting(50, source="ours", doc="steps between checkpoints", gt=0)
+    num_samples: int = setting(
+        4, source="ours", doc="held-out prompts answered greedily before and after", ge=0
+    )
+    sample_tokens: int = setting(256, source="ours", doc="longest sampled reply", gt=0)
+    precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DPOConfig:
+        self.check_parts(self.batch_size, "pairs a step (batch_size)")
+        self.check_adapters(self.lora)
+        return self
+
+
+class DrawingConfig(Config):
+    """How replies are drawn and how many of a prompt, where a reward model chooses among them."""
+
+    top_p: float = setting(0.9, source="report §3.2.2", doc="as PPO samples", gt=0, le=1)
+    temperature: float = setting(1.0, source="ours", gt=0)
+    max_new_tokens: int = setting(512, source="ours", doc="a longer reply is cut off and never chosen", ge=1)
+    rows: int = setting(64, source="ours", doc="replies drawn at once", ge=1)
+
+
+class RFTConfig(SFTConfig):
+    """Rejection sampling: finetuning on those of the model's own replies that the reward model likes best."""
+
+    drawing: DrawingConfig = setting(DrawingConfig(), source="ours", doc="of the replies to choose from")
+    responses: int = setting(8, source="ours", doc="replies drawn for each prompt", ge=1)
+    keep: int = setting(1, source="ours", doc="of them trained on, the best first", ge=1)
+    max_prompt: Count = setting(1024, source="ours", doc="longer prompts are skipped and counted", ge=1)
+    max_skipped: float = setting(
+        0.05, source="ours", doc="share of unusable prompts above which the file is refused", ge=0, le=1
+    )
+    heldout: int = setting(100, source="ours", doc="prompts kept away by their hash, the same as PPO's", ge=0)
+    steps: Count = setting(500, source="ours", gt=0)
+    schedule: ScheduleConfig = setting(ConstantSchedule(), source="ours")
+    dropout: float = setting(0.0, source="ours", ge=0, lt=1)
+    precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
+
+    @model_validator(mode="after")
+    def _one(self) -> RFTConfig:
+        if self.stages:
+            raise ValueError("stages belong to openqwen sft: rejection sampling is one finetuning")
+        if self.keep > self.responses:
+            raise ValueError(f"{self.keep} replies cannot be kept of {self.responses}")
+        return self
+
+
+class CompareConfig(Config):
+    """Several models on the same prompts, with the same seeds, judges and texts: one table."""
+
+    drawing: DrawingConfig = setting(DrawingConfig(), source="ours", doc="of the replies that are compared")
+    responses: int = setting(2, source="ours", doc="replies of each model to each prompt", ge=1)
+    best_of: tuple[int, ...] = setting(
+        (4, 16), source="ours", doc="replies of the first model of which the reward model takes the best"
+    )
+    true_reward: Literal["primer"] | None = setting(
+        None, source="ours", doc="known true preference, measured and never trained on"
+    )
+    max_prompts: Count | None = setting(None, source="ours", doc="the first ones only; none: all", ge=1)
+    max_prompt: Count = setting(1024, source="ours", doc="longer prompts are skipped and counted", ge=1)
+    max_skipped: float = setting(
+        0.05, source="ours", doc="share of unusable prompts above which the file is refused", ge=0, le=1
+    )
+    text_tokens: Count = setting(16384, source="ours", doc="held-out text for the alignment tax", ge=1)
+    text_context: Count = setting(2048, source="ours", doc="length of its sequences", ge=1)
+    question_tokens: int = setting(96, source="ours", doc="longest greedy answer to a question", ge=1)
+    micro_rows: int = setting(16, source="ours", doc="replies a forward pass when scoring", ge=1)
+    precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
+    seed: int = setting(1, source="ours", doc="of the replies and of the intervals", ge=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> CompareConfig:
+        if any(count < 2 for count in self.best_of) or len(set(self.best_of)) < len(self.best_of):
+            raise ValueError(f"best_of {self.best_of} needs different numbers from 2 on")
+        return self

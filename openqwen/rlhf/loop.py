@@ -12,6 +12,7 @@ Everything random is a function of (seed, step): a checkpoint holds weights, opt
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 import time
@@ -32,6 +33,7 @@ from openqwen.core.metrics import read_metrics
 from openqwen.core.shards import Tokens, open_tokens
 from openqwen.data.primer import true_score
 from openqwen.engine import Engine, native
+from openqwen.model.qwen import Qwen
 from openqwen.model.weights import save_model
 from openqwen.rlhf import ppo
 from openqwen.rlhf.config import PPOConfig
@@ -136,7 +138,8 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
 
             # ---- 1 rollout: two replies a query -------------------------------------------------------------
             queries = prompts_at(prompts.train, step, config.prompts_per_step, config.seed)
-            # As in scoring and updating; compiled decoding computes in fp32.
+            follow(engine.model, models.policy)
+            # As in scoring and updating; compiled decoding reads weights of that format and adds in fp32.
             with nullcontext() if engine.compiled else models.autocast():
                 replies = sample_replies(
                     engine,
@@ -146,6 +149,7 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
                     temperature=config.temperature,
                     top_p=config.top_p,
                     max_new_tokens=config.max_new_tokens,
+                    support=config.top_p < 1,
                 )
             clock.append(time.monotonic())
 
@@ -207,12 +211,26 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
 
 
 def rollout_engine(models: Models, rows: int, stage: Run) -> Engine:
-    """Decodes with the live policy: by compiled code on a CPU, which a line in the log says if it cannot be."""
+    """Decodes with the policy: by compiled code on a CPU, which a line in the log says if it cannot be.
+
+    Compiled code reads weights in the number format of matrix products: a copy, if the policy's own differ (`follow`).
+    """
     compiled = models.device.type == "cpu"
     if compiled and (reason := native.missing()):
         stage.log(f"rollouts are slower here: {reason}")
         compiled = False
-    return Engine(models.policy, models.tokenizer, max_batch=rows, compiled=compiled)
+    policy = models.policy
+    if compiled and policy.embed.weight.dtype != models.dtype:
+        policy = copy.deepcopy(policy).to(models.dtype).requires_grad_(False)
+    return Engine(policy, models.tokenizer, max_batch=rows, compiled=compiled)
+
+
+@torch.no_grad()
+def follow(copied: Qwen, policy: Qwen) -> None:
+    """Brings a copy of the policy up to date; nothing to do where it is the policy itself."""
+    if copied is not policy:
+        for own, live in zip(copied.parameters(), policy.parameters(), strict=True):
+            own.copy_(live)
 
 
 def reply_metrics(replies: Sequence[Reply], config: PPOConfig) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from openqwen.core.errors import DataError
 from openqwen.model.heads import ScalarModel
 from openqwen.model.qwen import Qwen
 from openqwen.model.weights import load_model, load_scalar
-from openqwen.rlhf.rollout import Rows
+from openqwen.rlhf import shared
+from openqwen.rlhf.rollout import Rows, states
 from openqwen.tokenizer import Tokenizer, load_tokenizer
 from openqwen.train.config import Precision
-from openqwen.train.padding import at_end
 from openqwen.train.precision import autocast, pick_device, pick_dtype
 
 
@@ -47,7 +47,7 @@ class Models:
     def scores(self, rows: Rows) -> Tensor:
         """The reward model's (B,) scores, read at each reply's last token."""
         with self.autocast():
-            return at_end(self.reward(rows.ids_BT, rows.real_BT), rows.real_BT)
+            return shared.scalars(self.reward, states(self.reward.backbone, rows, rows.last_R))
 
 
 def load_models(policy: Path, reward: Path, precision: Precision) -> Models:

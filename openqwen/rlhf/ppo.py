@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openqwen.core.errors import DataError
+from openqwen.train.loss import PIECE_BYTES, PIECE_ROWS
+
 
 def masked_mean(x_BR: Tensor, mask_BR: Tensor) -> Tensor:
     """Mean over real tokens."""
@@ -113,13 +116,13 @@ def token_logp(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
 
 
 def truncated_logp(logits_NV: Tensor, support_NV: Tensor, tokens_N: Tensor) -> Tensor:
-    """Log-probabilities (N,) of tokens under the distribution renormalised on the support."""
+    """Log-probabilities (N,) of tokens under the distribution renormalised on the support: twin of `support_logp`."""
     kept_NV = logits_NV.masked_fill(~support_NV, -math.inf)
     return kept_NV.log_softmax(-1).gather(1, tokens_N[:, None]).squeeze(1)
 
 
 def truncated_entropy(logits_NV: Tensor, support_NV: Tensor) -> Tensor:
-    """Entropy (N,) in nats of the distribution renormalised on the support."""
+    """Entropy (N,) in nats of the distribution renormalised on the support: twin of `support_logp`."""
     logp_NV = logits_NV.masked_fill(~support_NV, -math.inf).log_softmax(-1)
     logp_NV = logp_NV.masked_fill(~support_NV, 0.0)  # before the product: 0 * -inf would poison the gradient
     return -torch.where(support_NV, logp_NV.exp() * logp_NV, 0.0).sum(-1)
@@ -140,6 +143,45 @@ class Support:
         mask_NV = torch.zeros(num, self.vocab_size, dtype=torch.bool, device=self.counts.device)
         mask_NV[rows, self.indices.long()] = True
         return mask_NV
+
+
+def support_logp(
+    logits_NV: Tensor, support: Support, tokens_N: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`truncated_logp` and `truncated_entropy` of logits at a temperature, both (N,) fp32, reading kept logits only.
+
+    Logits may be of any number format. Raises DataError where a token is not in its support.
+    """
+    counts_N, indices = support.counts, support.indices.long()
+    rows = torch.repeat_interleave(torch.arange(len(counts_N), device=counts_N.device), counts_N)  # (total,)
+    places_N = (indices == tokens_N[rows]).nonzero()[:, 0]
+    if len(places_N) != len(tokens_N):
+        raise DataError("a token was drawn from outside its support, or twice from inside it")
+    kept = logits_NV[rows, indices].float() / temperature  # (total,)
+    highest_N = torch.segment_reduce(kept.detach(), "max", lengths=counts_N)
+    sums_N = torch.segment_reduce((kept - highest_N[rows]).exp(), "sum", lengths=counts_N)
+    logp = kept - (sums_N.log() + highest_N)[rows]
+    return logp[places_N], -torch.segment_reduce(logp.exp() * logp, "sum", lengths=counts_N)
+
+
+def compare_logits(
+    logits_NV: Tensor, ref_logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`token_logp` under both, `exact_kl` and the entropy of the first, all (N,) fp32, at a temperature.
+
+    On a CPU piece by piece, so that each pass over a piece finds it in the cache.
+    """
+    size = len(logits_NV)
+    if logits_NV.device.type == "cpu":
+        size = max(PIECE_ROWS, PIECE_BYTES // (4 * logits_NV.shape[1]))
+    found = []
+    for piece, ref, tokens in zip(logits_NV.split(size), ref_logits_NV.split(size), tokens_N.split(size)):
+        logp, ref_logp = ((x.float() / temperature).log_softmax(-1) for x in (piece, ref))
+        drawn, ref_drawn = (x.gather(1, tokens[:, None])[:, 0] for x in (logp, ref_logp))
+        p = logp.exp()
+        found.append((drawn, ref_drawn, (p * (logp - ref_logp)).sum(-1), -(p * logp).sum(-1)))
+    whole_N, ref_N, kl_N, entropy_N = (torch.cat(parts) for parts in zip(*found))
+    return whole_N, ref_N, kl_N, entropy_N
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Report §3.2.2: two responses a query, top-p 0.9. Ours: a token's log-probabilit
 distribution it was drawn from. The engine hands back each token's support; scoring and updating renormalise on that
 stored support with the same module on the same rows, so the ratio before an update is exactly 1.
 
-B replies of a forward pass, T tokens of prompt and reply, R of the reply, N real reply tokens end to end.
+B rows of a forward pass, T tokens of prompt and reply, R of the reply, N real reply tokens end to end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from openqwen.engine import Engine, Sampling
 from openqwen.model.heads import ScalarModel
 from openqwen.model.qwen import Qwen
+from openqwen.rlhf import shared
 from openqwen.rlhf.ppo import Support
 from openqwen.rlhf.prompts import Prompt
 from openqwen.train.padding import right_pad
@@ -37,19 +38,22 @@ class Reply:
 
 @dataclass(frozen=True)
 class Rows:
-    """Replies that go through the models together; the same rows when scored and when updated."""
+    """Replies that go through the models together; the same rows when scored and when updated.
+
+    A row holds a query and its reply, or several replies behind one copy of the query: then `owner_BT` says whose
+    each token is (shared.py).
+    """
 
     replies: list[Reply]
     ids_BT: Tensor
     real_BT: Tensor  # bool
-    mask_BR: Tensor  # bool
+    owner_BT: Tensor | None
+    mask_BR: Tensor  # bool, replies x their tokens
     before_N: Tensor  # where in the flattened (B * T) the state before each reply token stands
+    last_R: Tensor  # where each reply's last token stands
     tokens_N: Tensor
-    support: Support
-
-    def states(self, x_BT: Tensor) -> Tensor:
-        """x (B, T, ...) at the positions that predict the reply's tokens: (N, ...)."""
-        return x_BT.flatten(0, 1).index_select(0, self.before_N)
+    support: Support | None  # None: every token could have been drawn
+    vocab_size: int
 
 
 def seed_of(base: int, step: int, row: int) -> int:
@@ -81,42 +85,74 @@ def sample_replies(
 
 
 def make_rows(replies: Sequence[Reply], vocab_size: int, device: torch.device) -> Rows:
-    """Right-padded tensors of some replies."""
-    ids_BT, real_BT = right_pad([reply.prompt.ids + reply.ids for reply in replies], device)
-    lengths_B = torch.tensor([len(reply.ids) for reply in replies], device=device)
-    mask_BR = torch.arange(int(lengths_B.max()), device=device)[None] < lengths_B[:, None]
-    width = ids_BT.shape[1]
-    before = [
-        row * width + len(reply.prompt.ids) - 1 + r
-        for row, reply in enumerate(replies)
-        for r in range(len(reply.ids))
-    ]
+    """Right-padded tensors of some replies, each in a row of its own."""
+    return share_rows([[reply] for reply in replies], vocab_size, device)
+
+
+def share_rows(rows: Sequence[Sequence[Reply]], vocab_size: int, device: torch.device) -> Rows:
+    """Right-padded tensors of rows of replies; those of one row answer the same query, which stands there once."""
+    replies = [reply for row in rows for reply in row]
+    ids_BT, real_BT = right_pad(
+        [row[0].prompt.ids + [i for reply in row for i in reply.ids] for row in rows], device
+    )
+    owner_BT = None
+    if len(replies) > len(rows):
+        owners = [
+            [0] * len(row[0].prompt.ids) + [n for n, reply in enumerate(row, 1) for _ in reply.ids]
+            for row in rows
+        ]
+        owner_BT = right_pad(owners, device)[0].masked_fill(~real_BT, -1)
+    before: list[int] = []
+    last: list[int] = []
+    for number, row in enumerate(rows):
+        query = number * ids_BT.shape[1] + len(row[0].prompt.ids)  # where the first reply begins
+        begin = query
+        for reply in row:
+            before += [query - 1, *range(begin, begin + len(reply.ids) - 1)]
+            begin += len(reply.ids)
+            last.append(begin - 1)
+    lengths_R = torch.tensor([len(reply.ids) for reply in replies], device=device)
     kept = [ids for reply in replies for ids in reply.support]
-    before_N = torch.tensor(before, device=device)
+    support = None
+    if kept:
+        counts = torch.tensor([len(ids) for ids in kept], device=device)
+        support = Support(torch.cat(kept).to(device, torch.int32), counts, vocab_size)
     return Rows(
-        replies=list(replies),
+        replies=replies,
         ids_BT=ids_BT,
         real_BT=real_BT,
-        mask_BR=mask_BR,
-        before_N=before_N,
-        tokens_N=ids_BT.flatten()[before_N + 1],
-        support=Support(
-            torch.cat(kept).to(device, torch.int32),
-            torch.tensor([len(ids) for ids in kept], device=device),
-            vocab_size,
-        ),
+        owner_BT=owner_BT,
+        mask_BR=torch.arange(int(lengths_R.max()), device=device)[None] < lengths_R[:, None],
+        before_N=torch.tensor(before, device=device),
+        last_R=torch.tensor(last, device=device),
+        tokens_N=torch.tensor([i for reply in replies for i in reply.ids], device=device),
+        support=support,
+        vocab_size=vocab_size,
     )
 
 
-def reply_logits(model: Qwen, rows: Rows, temperature: float) -> Tensor:
-    """Logits (N, V) of every reply token in fp32; only these positions go through the vocabulary head.
+def states(model: Qwen, rows: Rows, places: Tensor) -> Tensor:
+    """States (n, C) after the final norm at some places (n,) of the flattened rows."""
+    if rows.owner_BT is None:
+        hidden_BTC = model.hidden(rows.ids_BT, rows.real_BT)
+    else:
+        hidden_BTC = shared.hidden(model, rows.ids_BT, rows.owner_BT)
+    return hidden_BTC.flatten(0, 1).index_select(0, places)
+
+
+def head_logits(model: Qwen, rows: Rows) -> Tensor:
+    """Logits (N, V) of every reply token as the head gives them; only these positions go through it.
 
     V is the tokenizer's size: rows that pad the embedding can never be drawn.
     """
-    hidden_NC = rows.states(model.hidden(rows.ids_BT, rows.real_BT))
-    return model.head(hidden_NC)[:, : rows.support.vocab_size].float() / temperature
+    return model.head(states(model, rows, rows.before_N))[:, : rows.vocab_size]
+
+
+def reply_logits(model: Qwen, rows: Rows, temperature: float) -> Tensor:
+    """`head_logits` in fp32, at a temperature."""
+    return head_logits(model, rows).float() / temperature
 
 
 def reply_values(model: ScalarModel, rows: Rows) -> Tensor:
     """The value (N,) before every reply token."""
-    return rows.states(model(rows.ids_BT, rows.real_BT))
+    return shared.scalars(model, states(model.backbone, rows, rows.before_N))

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openqwen.core.shards import Tokens
-from openqwen.rlhf import ppo
+from openqwen.rlhf import ppo, shared
 from openqwen.rlhf.config import PPOConfig
 from openqwen.rlhf.models import Models
-from openqwen.rlhf.rollout import Reply, Rows, make_rows, reply_logits, reply_values
+from openqwen.rlhf.rollout import Reply, Rows, head_logits, reply_values, share_rows
 from openqwen.train.loader import batch_at
 from openqwen.train.loss import cross_entropy
 
@@ -50,15 +51,44 @@ class Scored:
 
 
 def plan(replies: Sequence[Reply], models: Models, config: PPOConfig, step: int) -> list[list[Rows]]:
-    """Minibatches as lists of forward passes. Who shares a minibatch is drawn by the step's seed; within one,
-    replies of like length go together. Scoring and updating use these very tensors."""
-    order = np.random.default_rng([config.seed, step, 1]).permutation(len(replies))
+    """Minibatches as lists of forward passes. Which queries share a minibatch is drawn by the step's seed; within one,
+    rows of like length go together. Scoring and updating use these very tensors."""
+    queries = np.arange(len(replies)).reshape(-1, config.responses)
+    order = np.random.default_rng([config.seed, step, 1]).permutation(queries).reshape(-1)
     minibatches = []
     for part in np.split(order, config.minibatches):
-        members = sorted((replies[i] for i in part), key=lambda reply: len(reply.prompt.ids) + len(reply.ids))
-        groups = [members[i : i + config.micro_rows] for i in range(0, len(members), config.micro_rows)]
-        minibatches.append([make_rows(group, models.tokenizer.vocab_size, models.device) for group in groups])
+        rows = lay_out([replies[i] for i in part], models, config)
+        rows.sort(key=lambda row: len(row[0].prompt.ids) + sum(len(reply.ids) for reply in row))
+        minibatches.append(
+            [share_rows(group, models.tokenizer.vocab_size, models.device) for group in passes(rows, config)]
+        )
     return minibatches
+
+
+def lay_out(replies: Sequence[Reply], models: Models, config: PPOConfig) -> list[list[Reply]]:
+    """Replies as rows: neighbours to the same query in one row where that saves work."""
+    longest = max(len(reply.prompt.ids) + len(reply.ids) for reply in replies)
+    shapes = [model.config for model in (models.policy, models.value, models.reward)]
+    fits = all(shared.possible(shape, longest) for shape in shapes)
+    rows: list[list[Reply]] = []
+    for _, run in groupby(replies, key=lambda reply: id(reply.prompt)):
+        same = list(run)
+        for start in range(0, len(same), config.micro_rows):
+            row = same[start : start + config.micro_rows]
+            lengths = [len(reply.ids) for reply in row]
+            together = fits and shared.worth(len(row[0].prompt.ids), lengths, shapes[0].hidden_size)
+            rows += [row] if together else [[reply] for reply in row]
+    return rows
+
+
+def passes(rows: Sequence[list[Reply]], config: PPOConfig) -> list[list[list[Reply]]]:
+    """Rows in forward passes of at most `micro_rows` replies."""
+    found: list[list[list[Reply]]] = []
+    for row in rows:
+        if not found or sum(map(len, found[-1])) + len(row) > config.micro_rows:
+            found.append([])
+        found[-1].append(row)
+    return found
 
 
 def visits(config: PPOConfig, step: int) -> list[int]:
@@ -71,15 +101,15 @@ def visits(config: PPOConfig, step: int) -> list[int]:
 @torch.no_grad()
 def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
     """One pass of each of the four models over the rows."""
-    mask_BR = rows.mask_BR
+    mask_BR, temperature = rows.mask_BR, config.temperature
     with models.autocast():
-        logits_NV = reply_logits(models.policy, rows, config.temperature)
-        ref_logits_NV = reply_logits(models.reference, rows, config.temperature)
+        logits_NV = head_logits(models.policy, rows)
+        ref_logits_NV = head_logits(models.reference, rows)
         values_N = reply_values(models.value, rows)
-    support_NV = rows.support.dense()
-    whole_N = ppo.token_logp(logits_NV, rows.tokens_N)
-    ref_N = ppo.token_logp(ref_logits_NV, rows.tokens_N)
-    logp_N = ppo.truncated_logp(logits_NV, support_NV, rows.tokens_N)
+    whole_N, ref_N, kl_N, entropy_N = ppo.compare_logits(logits_NV, ref_logits_NV, rows.tokens_N, temperature)
+    logp_N = whole_N
+    if rows.support is not None:
+        logp_N, entropy_N = ppo.support_logp(logits_NV, rows.support, rows.tokens_N, temperature)
     drawn_N = torch.tensor([p for reply in rows.replies for p in reply.logprobs], device=models.device)
     scores = models.scores(rows).tolist()
     empty_BR = torch.zeros(mask_BR.shape, device=models.device)
@@ -89,8 +119,8 @@ def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
         values_BR=ppo.unflatten(values_N, mask_BR),
         k1_BR=ppo.unflatten(ppo.kl_k1(whole_N, ref_N), mask_BR),
         k3_BR=ppo.unflatten(ppo.kl_k3(whole_N, ref_N), mask_BR),
-        exact_kl_N=ppo.exact_kl(logits_NV, ref_logits_NV),
-        entropy_N=ppo.truncated_entropy(logits_NV, support_NV),
+        exact_kl_N=kl_N,
+        entropy_N=entropy_N,
         rollout_gap=(logp_N - drawn_N).abs().max().item(),
         score_B=[s if reply.finished else math.nan for s, reply in zip(scores, rows.replies)],
         advantages_BR=empty_BR,
@@ -164,8 +194,11 @@ def policy_gradient(models: Models, minibatch: Sequence[Scored], config: PPOConf
     for scored in minibatch:
         rows = scored.rows
         with models.autocast():
-            logits_NV = reply_logits(models.policy, rows, config.temperature)
-        logp_N = ppo.truncated_logp(logits_NV, rows.support.dense(), rows.tokens_N)
+            logits_NV = head_logits(models.policy, rows)
+        if rows.support is None:
+            logp_N = ppo.token_logp(logits_NV.float() / config.temperature, rows.tokens_N)
+        else:
+            logp_N, _ = ppo.support_logp(logits_NV, rows.support, rows.tokens_N, config.temperature)
         logp_BR = ppo.unflatten(logp_N, rows.mask_BR)
         loss, held = ppo.policy_loss(
             logp_BR, scored.logp_BR, scored.advantages_BR, rows.mask_BR, config.policy_clip, num_tokens

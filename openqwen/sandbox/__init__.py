@@ -5,6 +5,18 @@ what it really contains, never by a binary's presence; when none passes, nothing
 """
 
 from openqwen.sandbox.kernel import Cell, Kernel, Limits, Pool
-from openqwen.sandbox.run import LANGUAGES, NoSandbox, Result, backend, run_program
+from openqwen.sandbox.languages import LANGUAGES, missing_tool
+from openqwen.sandbox.run import NoSandbox, Result, backend, run_program
 
-__all__ = ["LANGUAGES", "Cell", "Kernel", "Limits", "NoSandbox", "Pool", "Result", "backend", "run_program"]
+__all__ = [
+    "LANGUAGES",
+    "Cell",
+    "Kernel",
+    "Limits",
+    "NoSandbox",
+    "Pool",
+    "Result",
+    "backend",
+    "missing_tool",
+    "run_program",
+]

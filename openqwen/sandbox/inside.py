@@ -20,6 +20,7 @@ from typing import IO, Any
 
 OUTPUT = "/tmp/.output"
 _FOLDER = "/work"
+_AXES, _MARKS, _TEXT = 16, 1000, 200  # of a figure told as data
 
 
 class CellTimeout(BaseException):
@@ -57,19 +58,51 @@ def execute(code: str, names: dict[str, Any], seconds: float) -> str | None:
     return None
 
 
-def pictures(limit: int, size: int) -> list[str]:
-    """Open matplotlib figures as PNG in base64, at most `limit` of at most `size` bytes; all are closed."""
+def pictures(limit: int, size: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Open matplotlib figures as PNG in base64 and as data, at most `limit` of at most `size` bytes; all are closed."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None:
-        return []
-    drawn = []
+        return [], []
+    drawn, figures = [], []
     for number in pyplot.get_fignums()[:limit]:
-        image = io.BytesIO()
-        pyplot.figure(number).savefig(image, format="png")
+        image, figure = io.BytesIO(), pyplot.figure(number)
+        figure.savefig(image, format="png")
         if image.tell() <= size:
             drawn.append(base64.b64encode(image.getvalue()).decode())
+            figures.append({"axes": [describe(axes) for axes in figure.axes[:_AXES]]})
     pyplot.close("all")
-    return drawn
+    return drawn, figures
+
+
+def describe(axes: Any) -> dict[str, Any]:
+    """What is drawn in one pair of axes, as data: texts, lines, bars, points and slices, each cut at a limit."""
+    legend = axes.get_legend()
+    bars = [c for c in axes.containers if hasattr(c, "orientation") and hasattr(c, "datavalues")]
+    points = [c for c in axes.collections if type(c).__name__ == "PathCollection"]
+    return {
+        "title": axes.get_title()[:_TEXT],
+        "xlabel": axes.get_xlabel()[:_TEXT],
+        "ylabel": axes.get_ylabel()[:_TEXT],
+        "legend": [text.get_text()[:_TEXT] for text in legend.get_texts()[:_MARKS]] if legend else [],
+        "xticks": [label.get_text()[:_TEXT] for label in axes.get_xticklabels()[:_MARKS]],
+        "yticks": [label.get_text()[:_TEXT] for label in axes.get_yticklabels()[:_MARKS]],
+        "texts": [text.get_text()[:_TEXT] for text in axes.texts[:_MARKS]],
+        "lines": [_numbers(line.get_ydata()) for line in axes.get_lines()[:_MARKS]],
+        "bars": [_numbers(c.datavalues) for c in bars[:_MARKS]],
+        "points": [[_numbers(pair) for pair in c.get_offsets()[:_MARKS]] for c in points[:_AXES]],
+        "slices": [(p.theta2 - p.theta1) / 360 for p in axes.patches[:_MARKS] if type(p).__name__ == "Wedge"],
+    }
+
+
+def _numbers(values: Any) -> list[float | None]:
+    """Numbers of an array; what is none, or not finite, is None."""
+    found: list[float | None] = []
+    for value in list(values)[:_MARKS]:
+        try:
+            found.append(float(value) if float(value) - float(value) == 0 else None)
+        except (TypeError, ValueError):
+            found.append(None)
+    return found
 
 
 def files() -> dict[str, list[int]]:
@@ -103,13 +136,20 @@ def answer(request: dict[str, Any], names: dict[str, Any], output: IO[bytes]) ->
     output.seek(0)
     text = output.read(request["limit"]).decode("utf-8", "replace")
     try:
-        drawn = pictures(request["pictures"], request["picture_limit"])
+        drawn, figures = pictures(request["pictures"], request["picture_limit"])
     except Exception as failure:
-        drawn, error = [], error or f"{type(failure).__name__}: {failure}"
+        drawn, figures, error = [], [], error or f"{type(failure).__name__}: {failure}"
     after = files()
     changed = sorted(name for name, state in after.items() if before.get(name) != state)
     left_out = max(0, size - request["limit"])
-    return {"text": text, "left_out": left_out, "error": error, "pictures": drawn, "files": changed}
+    return {
+        "text": text,
+        "left_out": left_out,
+        "error": error,
+        "pictures": drawn,
+        "figures": figures,
+        "files": changed,
+    }
 
 
 def main() -> None:

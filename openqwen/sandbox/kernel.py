@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwen.core.errors import DataError, UsageError
+from openqwen.sandbox.config import Limits
 from openqwen.sandbox.run import launch, python, required
 
 _PROGRAM = Path(__file__).with_name("inside.py")
@@ -33,35 +34,16 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bounds of one conversation's interpreter.
-
-    seconds: wall clock of a cell. cpu: processor seconds of any one process. memory_mb: data of any one
-    process. output: bytes of a cell's output that are kept. pictures, picture_bytes: of one cell. file_bytes: of a
-    file that goes in or out.
-    """
-
-    seconds: float = 10.0
-    cpu: int = 600
-    memory_mb: int = 1024
-    output: int = 1 << 16
-    pictures: int = 8
-    picture_bytes: int = 4 << 20
-    file_bytes: int = 8 << 20
-
-    @property
-    def answer(self) -> int:
-        """Bytes of the longest honest answer: escapes of output take six bytes each, base64 four for three."""
-        return 6 * self.output + 2 * max(self.pictures * self.picture_bytes, self.file_bytes) + (1 << 20)
-
-
-@dataclass(frozen=True)
 class Cell:
-    """What a cell did. files: names in the conversation's folder that it made or changed."""
+    """What a cell did. files: names in the conversation's folder that it made or changed.
+
+    figures: what each picture shows, as data: {"axes": [{"title", "lines", "bars", ...}]} (inside.describe).
+    """
 
     text: str
     error: str | None = None
     pictures: tuple[bytes, ...] = ()
+    figures: tuple[dict[str, Any], ...] = ()
     files: tuple[str, ...] = ()
     left_out: int = 0  # bytes of output beyond the limit
     restarted: bool = False  # the interpreter was killed: variables and made files are gone
@@ -86,6 +68,11 @@ class Kernel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which `run` has returned, whatever the code does: its limit, a restart, the files put back."""
+        return self.limits.seconds + _GRACE + (1 + len(self._given)) * _START
 
     def run(self, code: str) -> Cell:
         """Runs a cell to its end or its limit. Never raises for what the code does."""
@@ -222,13 +209,16 @@ def _cell(reply: Mapping[str, Any], seconds: float) -> Cell:
         raise _Gone("the answer is malformed")
     if not all(isinstance(part, list) and all(isinstance(v, str) for v in part) for part in (drawn, names)):
         raise _Gone("the answer is malformed")
+    figures = reply.get("figures", [])
+    if not (isinstance(figures, list) and all(isinstance(figure, dict) for figure in figures)):
+        raise _Gone("the answer is malformed")
     try:
         images = tuple(base64.b64decode(image, validate=True) for image in drawn)
     except binascii.Error as bad:
         raise _Gone("a picture is no base64") from bad
     if not all(image.startswith(_PNG) for image in images):
         raise _Gone("a picture is no PNG")
-    return Cell(text, error, images, tuple(names), left_out, seconds=seconds)
+    return Cell(text, error, images, tuple(figures), tuple(names), left_out, seconds=seconds)
 
 
 class Pool:

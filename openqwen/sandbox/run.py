@@ -19,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 from openqwen.core.errors import MissingTool, UsageError
 from openqwen.sandbox import seccomp
+from openqwen.sandbox.languages import LANGUAGES, inside, missing_tool, outside
+from openqwen.sandbox.languages import python as python
 
 Reason = Literal["ok", "error", "timeout", "output-limit"]
 OUTPUT_LIMIT = 1 << 20  # bytes of stdout, and of stderr, that are kept; more ends the program
@@ -56,17 +58,6 @@ class NoSandbox(MissingTool):
     exit_code = 78
 
 
-def python(path: str) -> list[str]:
-    """The command that runs a Python file inside, with the standard library only."""
-    # -I: no user site, no environment, no script folder on the path. -S: only the standard library.
-    # A virtual environment may hold a copy of the interpreter, which would not be visible inside.
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    return [os.path.realpath(Path(sys.base_prefix, "bin", version)), "-I", "-S", path]
-
-
-LANGUAGES: Mapping[str, tuple[str, Callable[[str], list[str]]]] = {"python": ("program.py", python)}
-
-
 def run_program(
     code: str,
     *,
@@ -78,7 +69,8 @@ def run_program(
     """Runs a program to its end or its limit and returns what it printed.
 
     time_limit: wall-clock seconds. memory_mb: data of any one process. Raises NoSandbox (exit code 78) when
-    no sandbox of this machine passes the probes, UsageError for a language that is not in LANGUAGES.
+    no sandbox of this machine passes the probes, UsageError for a language that is not in LANGUAGES, MissingTool
+    for one whose compiler is not installed.
     """
     return _run(required(), code, language, stdin, time_limit, memory_mb)
 
@@ -168,10 +160,14 @@ def _probe(name: str) -> tuple[str, ...]:
 def _run(name: str, code: str, language: str, stdin: str, time_limit: float, memory_mb: int) -> Result:
     if language not in LANGUAGES:
         raise UsageError(f"no interpreter for {language!r}", fix=f"use one of: {', '.join(LANGUAGES)}")
-    file_name, command = LANGUAGES[language]
-    path = f"/work/{file_name}"
+    if lacking := missing_tool(language):
+        raise MissingTool(
+            f"programs in {language} are not run: {lacking}", fix="install it, or leave them out"
+        )
+    path = f"/work/{LANGUAGES[language].file}"
+    command = LANGUAGES[language].command(path, inside)
     began = time.monotonic()
-    process = launch(name, code, path, command(path), int(time_limit) + 1, memory_mb)
+    process = launch(name, code, path, command, int(time_limit) + 1, memory_mb, outside(language))
     with process:
         out, err, reason = _watch(process, stdin.encode("utf-8", "replace"), began + time_limit)
         exit_code = process.wait()
@@ -257,7 +253,15 @@ def _isolation(name: str) -> list[str]:
             arguments += ["--symlink", f"usr/{link}", f"/{link}"]
         elif Path("/", link).is_dir():
             arguments += ["--ro-bind", f"/{link}", f"/{link}"]
+    arguments += [
+        "--perms",
+        "0755",
+        "--dir",
+        "/etc",
+    ]  # made on the way it would be closed to a demoted program
     arguments += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    for settings in sorted(Path("/etc").glob("java-*-openjdk")):  # Debian's JDKs under /usr point there
+        arguments += ["--ro-bind", str(settings), str(settings)]
     arguments += _interpreter()
     arguments += [
         "--proc",

@@ -26,7 +26,7 @@ from openqwen.reward.data import problem, prompt_problem, render_pair_side
 from openqwen.reward.loop import score
 from openqwen.serve.body import Body
 from openqwen.serve.guard import ApiError
-from openqwen.serve.schema import ChatMessage
+from openqwen.serve.messages import ChatMessage
 from openqwen.serve.worker import Overloaded
 
 if TYPE_CHECKING:

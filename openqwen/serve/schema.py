@@ -6,7 +6,7 @@ Ours. Unknown fields are ignored, as clients send many; known fields with values
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -15,6 +15,8 @@ from openqwen.engine.sampling import MAX_STOP_LENGTH, MAX_STOPS, Sampling
 from openqwen.model.config import Extension
 from openqwen.serve.body import Body
 from openqwen.serve.form import Formed
+from openqwen.serve.messages import ToolMessage
+from openqwen.serve.tools import Tooled
 
 MAX_N = 16
 MAX_TOKENS = 2**20
@@ -28,21 +30,6 @@ Ids = Annotated[list[Id], Field(fail_fast=True, max_length=MAX_TOKENS)]
 
 class StreamOptions(Body):
     include_usage: bool = False
-
-
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def plain(self) -> dict[str, str]:
-        """`{"role", "content"}` as ChatML knows them."""
-        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class ExtensionRequest(Body):
@@ -120,14 +107,13 @@ class Common(Formed):
         )
 
 
-class ChatRequest(Common):
+class ChatRequest(Common, Tooled):
     """POST /v1/chat/completions"""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    messages: list[ToolMessage] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @property
     def alternatives(self) -> int | None:
@@ -157,11 +143,12 @@ class CompletionRequest(Common):
         return [p for p in self.prompt if not isinstance(p, int)]
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(Tooled):
     """POST /tokenize: a text, or a conversation rendered as the model sees it."""
 
+    model: str | None = Field(None, max_length=1000)
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=10_000)
+    messages: list[ToolMessage] | None = Field(None, min_length=1, max_length=10_000)
 
     @model_validator(mode="after")
     def _one(self) -> TokenizeRequest:
@@ -173,4 +160,5 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """POST /detokenize"""
 
+    model: str | None = Field(None, max_length=1000)
     tokens: Ids

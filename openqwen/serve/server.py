@@ -47,6 +47,7 @@ from openqwen.serve.schema import (
     DetokenizeRequest,
     TokenizeRequest,
 )
+from openqwen.serve.tools import Plan, Reply, make_plan
 from openqwen.serve.wire import Json
 from openqwen.serve.worker import EngineFailed, Job, Overloaded, Worker
 from openqwen.tokenizer import load_tokenizer
@@ -120,9 +121,14 @@ class Service:
             )
         return asked
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
+    def render(self, plan: Plan) -> list[int]:
         try:
-            return chatml.render_prompt(messages, self.tokenizer)
+            return chatml.render(
+                plan.messages,
+                self.tokenizer,
+                add_generation_prompt=not plan.opened,
+                continue_last=plan.opened,
+            )[0]
         except OpenQwenError as error:
             raise ApiError(400, error.what, param="messages", code="invalid_messages") from None
 
@@ -330,18 +336,20 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize", openapi_extra=_takes(TokenizeRequest))
     async def tokenize(request: Request) -> Json:
         body = await service.read(request, TokenizeRequest)
+        named = service.named(body.model)
         if body.messages is not None:
-            tokens = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
+            tokens = await asyncio.to_thread(named.render, make_plan(body.messages, body))
         else:
-            tokens = await asyncio.to_thread(service.tokenizer.encode, body.prompt or "")
-        return {"tokens": tokens, "count": len(tokens), "max_model_len": service.context}
+            tokens = await asyncio.to_thread(named.tokenizer.encode, body.prompt or "")
+        return {"tokens": tokens, "count": len(tokens), "max_model_len": named.context}
 
     @app.post("/detokenize", openapi_extra=_takes(DetokenizeRequest))
     async def detokenize(request: Request) -> Json:
         body = await service.read(request, DetokenizeRequest)
-        if any(i >= service.tokenizer.vocab_size for i in body.tokens):
+        tokenizer = service.named(body.model).tokenizer
+        if any(i >= tokenizer.vocab_size for i in body.tokens):
             raise ApiError(400, "an id is outside the vocabulary", param="tokens", code="invalid_id")
-        return {"prompt": await asyncio.to_thread(service.tokenizer.decode, body.tokens)}
+        return {"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)}
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
@@ -362,22 +370,31 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
 async def chat_completion(service: Service, request: Request, body: ChatRequest) -> Response:
     """POST /v1/chat/completions"""
     service = service.named(body.model)
-    prompt = await asyncio.to_thread(service.render, [m.plain() for m in body.messages])
+    plan = make_plan(body.messages, body)
+    prompt = await asyncio.to_thread(service.render, plan)
     wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     room = service.room(prompt, wanted, None, service.reach(service.extension(body)))
-    sampling = body.sampling(room, body.alternatives, body.constraint())
+    sampling = plan.hold(body.sampling(room, body.alternatives, body.constraint()))
     count = body.n or 1
-    job = await service.submit(body, [prompt] * count, [sampling.fork(i) for i in range(count)])
+    try:
+        job = await service.submit(body, [prompt] * count, [sampling.fork(i) for i in range(count)])
+    except UsageError as error:
+        if plan.constraint is None:
+            raise
+        raise ApiError(400, f"tools: {error.what}", param="tools", code="invalid_schema") from None
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+    replies = [Reply(plan) for _ in range(count)]
     if body.stream:
-        return _streaming(_chat_chunks(service, job, body, head), job)
+        return _streaming(_chat_chunks(service, job, body, head, replies), job)
     completions = await _all(request, job)
+    for reply, c in zip(replies, completions):
+        reply.push(c.text, last=True)
     choices = [
         {
             "index": i,
-            "message": {"role": "assistant", "content": c.text, "refusal": None},
+            "message": replies[i].message,
             "logprobs": wire.chat_logprobs(c.scores, c.stop, service.tokenizer) if c.scores is not None else None,
-            "finish_reason": c.finish_reason,
+            "finish_reason": replies[i].finish_reason(c.finish_reason),
         }
         for i, c in enumerate(completions)
     ]  # fmt: skip
@@ -386,28 +403,34 @@ async def chat_completion(service: Service, request: Request, body: ChatRequest)
     )
 
 
-async def _chat_chunks(service: Service, job: Job, body: ChatRequest, head: Json) -> AsyncIterator[str]:
+async def _chat_chunks(
+    service: Service, job: Job, body: ChatRequest, head: Json, replies: list[Reply]
+) -> AsyncIterator[str]:
     def chunk(index: int, delta: Json, reason: str | None = None, logprobs: Json | None = None) -> str:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         extra = {"usage": None} if body.include_usage else {}
         return wire.sse({**head, "object": "chat.completion.chunk", "choices": [choice], **extra})
 
-    for i in range(job.count):
-        yield chunk(i, {"role": "assistant", "content": ""})
+    for i, reply in enumerate(replies):
+        yield chunk(i, reply.begin())
     completions: list[Completion] = []
     while job.open:
         event = await job.next()
-        update = event.update
+        update, reply = event.update, replies[event.index]
         assert update is not None
         logprobs = None
         if update.scores:
             stop = update.completion.stop if update.completion else None
             logprobs = wire.chat_logprobs(update.scores, stop, service.tokenizer)
-        if update.text or (logprobs and logprobs["content"]):
-            yield chunk(event.index, {"content": update.text}, logprobs=logprobs)
+        deltas = reply.push(update.text, last=update.completion is not None)
+        if logprobs and logprobs["content"] and not deltas:
+            deltas = [{}]
+        for delta in deltas:
+            yield chunk(event.index, delta, logprobs=logprobs)
+            logprobs = None  # with the first only
         if update.completion is not None:
             completions.append(update.completion)
-            yield chunk(event.index, {}, update.completion.finish_reason)
+            yield chunk(event.index, {}, reply.finish_reason(update.completion.finish_reason))
     if body.include_usage:
         total = wire.usage(completions, 1)
         yield wire.sse({**head, "object": "chat.completion.chunk", "choices": [], "usage": total})

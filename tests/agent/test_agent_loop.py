@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
+import chat_api
 import pytest
 from agent_world import Script, add, make_items, perfect, weather
 
-from openqwen.agent import loop, tools
+from openqwen.agent import loop, models, tools
 from openqwen.agent.loop import Conversation
 from openqwen.agent.tools import Toolbox
+from openqwen.annotate.config import RemoteConfig
+from openqwen.annotate.models import Remote
 from openqwen.chat import chatml, react
+from openqwen.core.errors import OpenQwenError
 
 CALL = 'Thought: I add.\nAction: add\nAction Input: {"a": 1, "b": 2}\n'
 
@@ -44,6 +47,7 @@ def test_recorded_conversations_are_replayed_exactly() -> None:
     assert [c.reply for c in conversations] == [react.training_messages(i)[1]["content"] for i in items]
 
 
+@pytest.mark.fault("agent", "a model calls a tool that does not exist", "told as an observation")
 def test_unknown_tool_is_told_and_may_be_mended() -> None:
     def speak(user: str, reply: str) -> str:
         if "Error: there is no tool 'sum'" in reply:
@@ -55,6 +59,7 @@ def test_unknown_tool_is_told_and_may_be_mended() -> None:
     assert done.turns[0].error is not None
 
 
+@pytest.mark.fault("agent", "a model loops on one call", "stopped, visible in the trace")
 def test_a_model_that_repeats_itself_is_stopped() -> None:
     done = talk(
         lambda user, reply: CALL if not reply else CALL.removeprefix("Thought:"), max_steps=50, max_repeats=2
@@ -62,6 +67,7 @@ def test_a_model_that_repeats_itself_is_stopped() -> None:
     assert done.ended == "loop" and len(done.turns) == 3 and done.answer is None
 
 
+@pytest.mark.fault("agent", "a model never answers", "ends after its steps")
 def test_steps_are_bounded() -> None:
     count = iter(range(100))
     done = talk(
@@ -71,6 +77,7 @@ def test_steps_are_bounded() -> None:
     assert done.ended == "steps" and len(done.turns) == 3
 
 
+@pytest.mark.fault("agent", "a model writes an Observation itself", "cut, and shown in the trace")
 def test_an_invented_observation_is_cut_and_shown() -> None:
     def speak(user: str, reply: str) -> str:
         return (
@@ -90,6 +97,7 @@ def test_text_without_the_format() -> None:
     assert talk(lambda user, reply: "").ended == "plain"
 
 
+@pytest.mark.fault("agent", "a tool's output holds the labels of the format", "not obeyed")
 def test_labels_inside_an_observation_are_not_obeyed() -> None:
     def speak(user: str, reply: str) -> str:
         if reply:
@@ -108,7 +116,7 @@ def test_trace_is_plain_data() -> None:
 def test_inference_ids_are_a_prefix_of_training_ids(byte_tokenizer: Any) -> None:
     """Loop and fine-tuning build the same ids, also behind an observation."""
     item = make_items()[0]
-    model = loop.EngineModel(engine=None, tokenizer=byte_tokenizer)
+    model = models.EngineModel(engine=None, tokenizer=byte_tokenizer)
     user, assistant = react.training_messages(item)
     ids, _ = chatml.render([user, assistant], byte_tokenizer)
     opened = react.continue_reply(
@@ -127,7 +135,7 @@ def test_inference_ids_are_a_prefix_of_training_ids_with_merges(shared: Any) -> 
     for item in make_items():
         user, assistant = react.training_messages(item)
         ids, _ = chatml.render([user, assistant], tokenizer)
-        model = loop.EngineModel(engine=None, tokenizer=tokenizer)
+        model = models.EngineModel(engine=None, tokenizer=tokenizer)
         replies = [""]
         if item["steps"]:
             text = assistant["content"].split("\nObservation:")[0]
@@ -137,18 +145,43 @@ def test_inference_ids_are_a_prefix_of_training_ids_with_merges(shared: Any) -> 
             assert ids[: len(asked)] == asked
 
 
-def test_a_client_is_asked_to_continue() -> None:
-    asked: list[dict[str, Any]] = []
+def test_a_model_behind_an_address_sees_its_reply_so_far() -> None:
+    texts = iter([CALL, "Thought: I know.\nFinal Answer: 3"])
+    with chat_api.serving(lambda body: (200, next(texts))) as server:
+        remote = Remote(f"{server.address}#m", RemoteConfig())
+        conversation = Conversation("q", Toolbox([tools.from_function(add)]))
+        loop.run(models.RemoteModel(remote, 64), [conversation])
+    assert conversation.answer == "3" and [b["stop"] for b in server.bodies] == [["Observation:"]] * 2
+    question = server.bodies[0]["messages"][-1]["content"]
+    told = server.bodies[1]["messages"][-1]["content"]
+    assert told == f"{question}\n{react.continue_reply(CALL.rstrip(), '3')}"
+    assert conversation.reply.count("Thought:") == 2
 
-    def create(**request: Any) -> Any:
-        asked.append(request)
-        text = CALL if len(asked) == 1 else " ok\nFinal Answer: 3"
-        return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=text))])
 
-    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
-    conversation = Conversation("q", Toolbox([tools.from_function(add)]))
-    loop.run(loop.ClientModel(client, "m"), [conversation])
-    assert conversation.answer == "3"
-    assert asked[0]["stop"] == ["Observation:", "Observation:\n"]
-    assert asked[1]["messages"][-1] == {"role": "assistant", "content": react.continue_reply(CALL, "3")}
-    assert asked[1]["extra_body"]["continue_final_message"] is True
+def test_one_conversation_that_is_refused_stops_no_other() -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        if "long" in body["messages"][-1]["content"].rsplit("Question: ")[-1]:
+            return 400, {"error": {"message": "too many tokens"}}
+        return 200, "Three."
+
+    box = Toolbox([tools.from_function(add)])
+    talks = [Conversation("long?", box), Conversation("short?", box)]
+    with chat_api.serving(reply) as server:
+        model = models.RemoteModel(Remote(f"{server.address}#m", RemoteConfig()))
+        loop.run(model, talks)
+        with pytest.raises(OpenQwenError, match="too many tokens"):
+            next(model.stream(talks[0].messages, ""))
+    assert [talk.ended for talk in talks] == ["refused", "plain"]
+    assert "too many tokens" in talks[0].trace()["turns"][0]["error"]
+
+
+def test_a_second_question_has_the_first_before_it() -> None:
+    script = Script(lambda user, reply: "Thought: x\nFinal Answer: 3")
+    box = Toolbox([tools.from_function(add)])
+    first = Conversation("one?", box)
+    loop.run(script, [first])
+    history = [{"role": "user", "content": "one?"}, {"role": "assistant", "content": first.reply}]
+    second = Conversation("two?", box, history=history)
+    assert [m["role"] for m in second.messages] == ["user", "assistant", "user"]
+    assert second.messages[0]["content"] == react.build_prompt("one?", box.declarations)
+    assert second.messages[-1]["content"] == "two?"

@@ -41,6 +41,7 @@ def test_schema_of_types() -> None:
         tools.from_function(lambda x: x)
 
 
+@pytest.mark.fault("agent", "arguments break the tool's schema", "the tool is not called")
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -82,30 +83,67 @@ def test_openai_declarations_are_checked_too() -> None:
             tools.read_arguments(wrong, declaration)
 
 
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
 def boom(what: str) -> Any:
     """Goes wrong in the way asked for."""
     if what == "raise":
         raise ZeroDivisionError("by zero")
     if what == "hang":
-        time.sleep(2)
-    return {"bytes": b"\x00\xff", "big": "x" * 5000, "odd": object()}.get(what, "fine")
+        time.sleep(1)
+    if what == "exit":
+        raise SystemExit(3)
+    if what == "unspeakable":
+        raise Unspeakable
+    if what == "shout":
+        raise ValueError("x" * 5_000_000)
+    found = {"bytes": b"\x00\xff", "big": "x" * 5000, "odd": object(), "deep": DEEP, "zeros": "PK\0\0"}
+    return found.get(what, "fine")
 
 
+class Unspeakable(Exception):
+    """Cannot even be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.fault("agent", "a tool raises", "told as an observation")
 @pytest.mark.parametrize(
     ("what", "seen"),
     [
         ("raise", "ZeroDivisionError: by zero"),
-        ("hang", "no result after 0.05 seconds"),
+        ("hang", "no result after 0.3 seconds"),
         ("bytes", "2 bytes that are not text"),
         ("odd", "not JSON"),
+        ("exit", "SystemExit: 3"),
+        ("unspeakable", "Unspeakable"),
+        ("deep", "not JSON"),
+        ("zeros", "4 characters that are not text"),
+        ("shout", "more characters"),
     ],
 )
 def test_failing_tools_become_observations(what: str, seen: str) -> None:
-    box = Toolbox([tools.from_function(boom)], seconds=0.05)
+    box = Toolbox([tools.from_function(boom)], seconds=0.3)
     observation, error = box.call("boom", json.dumps({"what": what}))
     assert error is not None and seen in error and seen in observation
+    assert len(error) < 1100 and len(observation) < 1100
 
 
+def test_a_tool_with_a_limit_of_its_own_is_waited_for() -> None:
+    slow = Tool(tools.from_function(boom).declaration, lambda what: time.sleep(0.1), seconds=5.0)
+    assert Toolbox([slow], seconds=0.01).call("boom", '{"what": "x"}') == ("null", None)
+
+
+def test_schemas_that_allow_anything() -> None:
+    schema = {"type": "object", "properties": {"x": True, "y": {"type": "array", "items": True}}}
+    assert tools.problems({"x": 1, "y": [1, "2"]}, schema) == []
+
+
+@pytest.mark.fault("agent", "a tool returns megabytes", "cut, and said")
 def test_long_results_are_cut_and_say_so() -> None:
     observation, error = Toolbox([tools.from_function(boom)], max_observation=100).call(
         "boom", '{"what": "big"}'
@@ -135,12 +173,14 @@ def test_json5_reads_what_models_write() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.fault("agent", "any text comes as arguments", "a value or one kind of error")
 @given(st.text(alphabet="{}[]'\",:ab1\\/* \n"))
 def test_json5_fails_only_with_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         json5.loads(text)
 
 
+@pytest.mark.fault("agent", "arguments are nested without end", "refused")
 def test_json5_refuses_deep_nesting() -> None:
     with pytest.raises(ValueError):
         json5.loads("[" * 5000)

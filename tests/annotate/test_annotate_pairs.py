@@ -91,6 +91,7 @@ def test_each_prompt_by_each_model_with_each_setting(drawn: Path, inputs: dict[s
     )  # each reply has a seed of its own
 
 
+@pytest.mark.fault("annotation", "sampling replies is killed", "the same file after a restart")
 def test_killed_and_restarted_it_ends_with_the_same_file(
     drawn: Path, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -245,6 +246,9 @@ BAD = {
 }
 
 
+@pytest.mark.fault(
+    "annotation", "scores of people are malformed or of other replies", "skipped and counted with their lines"
+)
 def test_scores_that_cannot_be_used(scored: tuple[Path, list[str]], tmp_path: Path) -> None:
     path, names = scored
     file = tmp_path / "scores.jsonl"
@@ -319,6 +323,7 @@ def test_a_model_judges(scored: tuple[Path, list[str]], tmp_path: Path) -> None:
     assert made.manifest["facts"]["skipped"] == {"the verdict holds no score": 2}
 
 
+@pytest.mark.fault("annotation", "a judge model answers anything", "a verdict or none, counted")
 @pytest.mark.parametrize(
     ("verdict", "score"),
     [

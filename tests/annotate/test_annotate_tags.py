@@ -159,6 +159,7 @@ BAD = {
 }
 
 
+@pytest.mark.fault("annotation", "records without a prompt", "skipped and counted with their lines")
 def test_records_without_a_prompt_are_counted_with_line_and_reason(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(
@@ -252,6 +253,7 @@ def test_a_model_tags(prompts: Path, tmp_path: Path) -> None:
             run(config(**flags), {"prompts": prompts, **inputs}, tmp_path / "v")
 
 
+@pytest.mark.fault("annotation", "a tagging model fails halfway", "continues with what it has said")
 def test_a_model_that_fails_is_not_asked_again_for_what_it_has_said(prompts: Path, tmp_path: Path) -> None:
     asked: list[str] = []
 

@@ -138,6 +138,7 @@ WRONG = {
 }
 
 
+@pytest.mark.fault("training", "inputs do not fit each other", "refused before anything is written")
 @pytest.mark.parametrize("name", WRONG)
 def test_refused_before_anything_is_written(
     name: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -195,6 +196,9 @@ def interrupted(out: Path, resolved: Resolved[PretrainConfig], inputs: dict[str,
         raise Interrupted("stopped")
 
 
+@pytest.mark.fault(
+    "training", "an unfinished run and other settings in one folder", "refused, its checkpoints stay"
+)
 def test_an_interrupted_run_is_not_overwritten_by_other_settings(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

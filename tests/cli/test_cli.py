@@ -65,6 +65,7 @@ WRONG = {
 }
 
 
+@pytest.mark.fault("command line", "commands and flags that do not exist", "one clear error, exit code 2")
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_one_clear_error(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, code, text = WRONG[name]
@@ -73,6 +74,7 @@ def test_wrong_input_is_one_clear_error(name: str, capsys: pytest.CaptureFixture
     assert error.startswith("error: ") and text in error and "Traceback" not in error
 
 
+@pytest.mark.fault("command line", "a recipe has an unknown key", "its line and the nearest name")
 def test_unknown_key_in_a_recipe_names_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[pretrain]\nsteps = 3\nstepz = 4\n")
@@ -128,6 +130,7 @@ def test_dotted_settings() -> None:
         dotted(["lr"])
 
 
+@pytest.mark.fault("command line", "the reader of the output goes away", "ends quietly")
 def test_closed_pipe_is_quiet() -> None:
     line = f"{sys.executable} -m openqwen config show ppo | head -n 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)

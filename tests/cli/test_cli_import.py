@@ -230,6 +230,7 @@ def test_a_model_of_the_hub_is_imported(hub: Hub, tmp_path: Path) -> None:
     assert torch.equal(logits(found.path), logits(hub.repos["Qwen/Qwen-1_8B"]))
 
 
+@pytest.mark.fault("files from strangers", "a downloaded file is not the one the hub named", "refused")
 def test_a_file_that_is_not_what_the_hub_said(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,6 +337,11 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.fault(
+    "files from strangers",
+    "a model of others cannot be computed as it is",
+    "refused before anything is served",
+)
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_is_refused(broken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By import, and before anything is served."""

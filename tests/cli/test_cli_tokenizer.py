@@ -128,6 +128,7 @@ def test_wrong_input_is_one_clear_error(name: str, place: Path, capsys: pytest.C
     assert "Traceback" not in shown.err and not (place / "done/figure3.svg").exists()
 
 
+@pytest.mark.fault("command line", "a comparison is interrupted", "nothing is written")
 def test_interrupted_run_writes_nothing(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

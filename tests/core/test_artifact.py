@@ -114,6 +114,7 @@ def test_current_follows_settings_and_inputs(tmp_path: Path) -> None:
     assert not current(made.path, "thing", Small(), {"source": changed})
 
 
+@pytest.mark.fault("artefacts", "a stage fails", "nothing that looks finished is left")
 def test_a_failed_run_is_not_an_artifact(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), stage_run(tmp_path / "a", "thing", Resolved(Small(), {}), {}):
         raise ZeroDivisionError
@@ -137,6 +138,7 @@ def test_unfinished_run_of_the_same_settings_is_continued(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
 
+@pytest.mark.fault("artefacts", "the output folder holds files of somebody else", "refused, none is touched")
 @pytest.mark.parametrize("name", ["thesis.txt", "config.toml", "photos/one.jpg"])
 def test_files_of_somebody_else_are_not_touched(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -147,6 +149,7 @@ def test_files_of_somebody_else_are_not_touched(tmp_path: Path, name: str) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", name.split("/")[0]])
 
 
+@pytest.mark.fault("artefacts", "a folder is half deleted", "neither finished nor continued")
 def test_a_folder_cleared_by_half_is_neither_finished_nor_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +175,7 @@ def test_what_a_kill_leaves_before_a_folder_is_marked_does_no_harm(tmp_path: Pat
     assert make(tmp_path)
 
 
+@pytest.mark.fault("artefacts", "an artefact is damaged, missing or of another kind", "said which")
 def test_wrong_kind_missing_and_damaged(tmp_path: Path) -> None:
     made = make(tmp_path / "a")
     with pytest.raises(DataError, match="is needed"):
@@ -189,6 +193,9 @@ def _hold(path: str, ready: multiprocessing.Event) -> None:  # type: ignore[vali
         time.sleep(30)
 
 
+@pytest.mark.fault(
+    "artefacts", "two processes write one folder", "the second is refused; a killed one blocks nobody"
+)
 def test_two_writers_refuse_each_other_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Event()
@@ -206,6 +213,7 @@ def test_two_writers_refuse_each_other_and_a_killed_one_leaves_nothing(tmp_path:
     assert make(tmp_path / "a")
 
 
+@pytest.mark.fault("artefacts", "the place cannot be written", "one clear error")
 def test_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
@@ -215,6 +223,7 @@ def test_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.fault("artefacts", "the disk is full", "one clear error")
 def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     import errno
 
@@ -226,6 +235,7 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     assert find(tmp_path / "a") is None
 
 
+@pytest.mark.fault("artefacts", "the result will not fit on the disk", "refused before work begins")
 def test_too_little_disk_is_refused_before(tmp_path: Path) -> None:
     with pytest.raises(OpenQwenError, match="too little disk"):
         artifact.need_disk(tmp_path / "not" / "there", 1 << 60)

@@ -83,6 +83,7 @@ def test_names_of_other_trainers_are_understood() -> None:
         resolve(Example, "example", flags={"learning_rate": "1"})
 
 
+@pytest.mark.fault("command line", "a value is impossible", "said who set it and where")
 def test_impossible_value_says_who_set_it(tmp_path: Path) -> None:
     path = recipe(tmp_path, "[example]\nname = 'x'\nsteps = -3\n")
     with pytest.raises(UsageError) as caught:
@@ -140,6 +141,7 @@ def test_saved_config_reads_back(
     tomllib.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.fault("command line", "a saved configuration is damaged", "one clear error")
 def test_damaged_saved_config(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         load_saved(Example, recipe(tmp_path, "steps = 'x'"))

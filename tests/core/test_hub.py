@@ -67,6 +67,9 @@ def test_what_stands_on_the_disk_comes_first(tmp_path: Path, monkeypatch: pytest
     assert local_folder("Qwen/Qwen-7B") == Path("Qwen/Qwen-7B")
 
 
+@pytest.mark.fault(
+    "files from strangers", "a repository of the hub holds code and pickles", "they are not fetched"
+)
 def test_only_weights_settings_and_vocabulary_are_fetched(hub: Hub) -> None:
     folder = local_folder(Path("Qwen/Qwen-1_8B"))
     names = {"config.json", "qwen.tiktoken", "model-00001-of-00001.safetensors"}

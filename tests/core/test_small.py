@@ -15,6 +15,9 @@ from openqwen.core.metrics import Metrics, read_metrics
 from openqwen.core.shards import open_tokens
 
 
+@pytest.mark.fault(
+    "training", "metrics reach beyond the checkpoint a run restarts from", "what came after it is dropped"
+)
 def test_metrics_resume_drops_what_came_after(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     metrics = Metrics(path)
@@ -40,6 +43,7 @@ def test_metrics_damaged_in_the_middle_is_an_error(tmp_path: Path) -> None:
         read_metrics(path)
 
 
+@pytest.mark.fault("training", "the record of metrics is torn by a crash", "read up to the tear, continued")
 def test_a_record_torn_within_a_character_is_left_out(tmp_path: Path) -> None:
     """As by a disk that is full: files end at a block's end, wherever that is."""
     path = tmp_path / "samples.jsonl"

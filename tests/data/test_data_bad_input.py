@@ -50,6 +50,7 @@ def test_folder_without_documents(tmp_path: Path) -> None:
     assert artifact.find(tmp_path / "out") is None
 
 
+@pytest.mark.fault("data", "a folder holds nothing but binary files", "refused, and told from text")
 def test_only_binary_pages(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i, head in enumerate([b"\x89PNG\r\n\x1a\n", b"%PDF-1.7\n", b"\0\1\2\3" * 100]):
@@ -80,6 +81,9 @@ def test_encodings() -> None:
     assert decode_page(b"\xff broken", "no-such-charset")[0]  # never an exception
 
 
+@pytest.mark.fault(
+    "data", "a document is one line of 100 MB", "its record is refused with its place, memory stays bounded"
+)
 def test_one_line_of_100_megabytes(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
     with path.open("wb") as file:
@@ -93,6 +97,9 @@ def test_one_line_of_100_megabytes(tmp_path: Path) -> None:
     assert [(r["where"], r["reason"][:13]) for r in bad.records] == [(f"{path}:2", "line too long")]
 
 
+@pytest.mark.fault(
+    "data", "records are torn, not JSON, or without text", "skipped, counted, named by file and line"
+)
 def test_damaged_records_are_located(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     lines = [b'{"text": "fine \xe2\x80\xa8 one"}', b"{broken", b'"just a string"', b'{"no": "text"}', b"\xff\xfe{}",
@@ -106,6 +113,7 @@ def test_damaged_records_are_located(tmp_path: Path) -> None:
     assert [int(r["where"].rsplit(":", 1)[1]) for r in bad.records] == [2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.fault("data", "most records of a file are damaged", "the run stops and says so")
 def test_too_much_damage_stops_the_run(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join([json.dumps({"text": f"Number {i}. {GOOD}"}) for i in range(60)] + ["{"] * 40))
@@ -118,6 +126,9 @@ def test_too_much_damage_stops_the_run(tmp_path: Path) -> None:
     assert made.manifest["facts"]["skipped"] == 40
 
 
+@pytest.mark.fault(
+    "data", "gzip, zstd or WARC files end in the middle", "what is whole is read, the loss is named"
+)
 def test_truncated_archives(tmp_path: Path) -> None:
     whole = b"".join(
         json.dumps({"text": f"{GOOD} {i} {os.urandom(40).hex()}"}).encode() + b"\n" for i in range(500)
@@ -132,6 +143,7 @@ def test_truncated_archives(tmp_path: Path) -> None:
     assert {"a.jsonl.gz", "b.jsonl.zst", "c.txt.gz"} <= places
 
 
+@pytest.mark.fault("data", "a Parquet file is cut", "named; the whole one beside it is read")
 def test_truncated_parquet_and_a_good_one(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -148,6 +160,11 @@ def test_truncated_parquet_and_a_good_one(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.fault(
+    "data",
+    "folders hold links out of them, FIFOs, names with line ends",
+    "none is followed or waited for; names are data",
+)
 def test_links_fifos_and_odd_names(tmp_path: Path) -> None:
     root = tmp_path / "in"
     (root / "a").mkdir(parents=True)
@@ -168,6 +185,11 @@ def test_links_fifos_and_odd_names(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.fault(
+    "data",
+    "pages nested without end, spanning 9e15 columns, of entities of entities",
+    "each ends in bounded time with a reason",
+)
 def test_bombs_cannot_stop_the_extractor() -> None:
     good = f"<html><body><p>{GOOD}</p></body></html>".encode()
     pages = {
@@ -197,6 +219,11 @@ def test_bombs_cannot_stop_the_extractor() -> None:
     assert set(texts) | set(reasons) == {"first", "last", *pages}
 
 
+@pytest.mark.fault(
+    "data",
+    "a page kills or hangs the process that reads it",
+    "it is named and dropped, its neighbours are kept",
+)
 @pytest.mark.parametrize(
     "crash, reason",
     [
@@ -234,6 +261,7 @@ def pages(folder: Path, count: int = 30) -> Path:
     return folder
 
 
+@pytest.mark.fault("data", "the output folder cannot be written", "one clear error before work begins")
 def test_unwritable_output(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("I am a file")
@@ -242,6 +270,7 @@ def test_unwritable_output(tmp_path: Path) -> None:
     assert "--out" in error.value.render()
 
 
+@pytest.mark.fault("data", "the disk has too little room for the result", "refused before work begins")
 def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(artifact.shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
@@ -250,6 +279,7 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert artifact.find(tmp_path / "out") is None
 
 
+@pytest.mark.fault("data", "filters drop every document", "an error that names the reasons")
 def test_everything_dropped_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text(

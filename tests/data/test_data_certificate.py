@@ -185,6 +185,7 @@ def flipped(path: Path, place: int, bit: int) -> Iterator[None]:
         file.write(bytes([byte]))
 
 
+@pytest.mark.fault("data", "a certificate or benchmark is edited", "verification fails")
 def test_every_byte_of_certificate_and_benchmark_counts(certified: Path) -> None:
     rng = random.Random(0)
     for name in ("cert.json", "puzzles.jsonl"):
@@ -201,6 +202,9 @@ def test_every_byte_of_certificate_and_benchmark_counts(certified: Path) -> None
     verify(certified / "cert.json", None, None)
 
 
+@pytest.mark.fault(
+    "data", "bytes of a sealed corpus change, a file comes or goes", "the certificate no longer holds"
+)
 def test_every_file_of_the_corpus_counts(certified: Path) -> None:
     """Bytes at the ends and at random places of each file, a file too many, a file too few."""
     rng = random.Random(1)

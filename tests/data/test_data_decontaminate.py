@@ -91,6 +91,7 @@ CODING: dict[str, Change] = {
 SAME: Change = lambda t, rng: t  # noqa: E731
 
 
+@pytest.mark.fault("data", "a benchmark item is hidden by full width, entities, case, spaces", "still found")
 @settings(max_examples=250, deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -394,6 +395,7 @@ def test_texts_of_a_record(record: dict[str, object], wanted: list[str]) -> None
     assert [text for text, _ in item_texts(record)] == wanted
 
 
+@pytest.mark.fault("data", "a benchmark file is damaged", "named, and no corpus is called clean by it")
 @pytest.mark.parametrize(
     "name, data, message",
     [
@@ -417,6 +419,9 @@ def test_bad_benchmark_files_are_named(tmp_path: Path, name: str, data: bytes, m
         read_benchmarks([tmp_path / "absent"])
 
 
+@pytest.mark.fault(
+    "data", "a page repeats the common beginning of many benchmark items", "the scan takes no longer"
+)
 def test_a_page_made_to_be_slow_costs_no_more() -> None:
     """Many items with one beginning, and a page of nothing else."""
     rng = random.Random(7)

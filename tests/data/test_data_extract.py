@@ -205,6 +205,7 @@ def test_damaged_utf8_stays_utf8() -> None:
         assert encoding == "utf-8" and text.count("\ufffd") <= 3
 
 
+@pytest.mark.fault("data", "any bytes at all come as a page", "text, never an exception")
 @given(st.binary(max_size=400), st.one_of(st.none(), st.text(max_size=20)))
 @settings(max_examples=150, deadline=None)
 def test_any_bytes_become_text(data: bytes, declared: str | None) -> None:
@@ -239,6 +240,9 @@ BOMBS: dict[str, tuple[bytes, set[str]]] = {
 }
 
 
+@pytest.mark.fault(
+    "data", "hostile pages stand between good ones", "each ends within its limit, the good ones are kept"
+)
 @pytest.mark.slow
 def test_no_page_stops_the_others() -> None:
     """Each hostile page between two good ones: it ends within its limit, with a reason, and they are kept."""
@@ -257,6 +261,9 @@ def test_no_page_stops_the_others() -> None:
     assert texts["nul"] == SENTENCE and texts["comment"] == SENTENCE and texts["script"] == SENTENCE
 
 
+@pytest.mark.fault(
+    "data", "a page hangs in the middle of a batch", "pages before it are not read again, those after go on"
+)
 def test_a_hung_page_costs_its_own_time_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The pages before it in the batch are not read again, and those after it go on at once."""
     seen = tmp_path / "seen"
@@ -281,6 +288,7 @@ def test_a_hung_page_costs_its_own_time_only(monkeypatch: pytest.MonkeyPatch, tm
     )
 
 
+@pytest.mark.fault("data", "a page is nested deeper than a parser reads", "refused, not silently cut")
 def test_deep_pages_are_refused_and_less_deep_ones_read() -> None:
     with pytest.raises(TooDeep):
         main_text("<div>" * 5000 + "deep")

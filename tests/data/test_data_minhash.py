@@ -135,6 +135,9 @@ def test_components_are_the_connected_components(edges: list[tuple[int, int]]) -
     assert found.tolist() == [min(reach[i]) for i in range(31)]
 
 
+@pytest.mark.fault(
+    "data", "thousands of documents share a bucket", "edges grow with the members, not their square"
+)
 def test_one_giant_cluster_is_not_quadratic() -> None:
     """A bucket of thousands gives edges in proportion to its members; so does a path through everything."""
     keys = np.zeros((5000, 3), np.uint64)

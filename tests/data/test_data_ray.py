@@ -87,6 +87,7 @@ def test_a_killed_node_changes_nothing(tmp_path: Path, nodes: Nodes, runner: Run
     assert [replace(r, seconds=0) for r in found] == [replace(r, seconds=0) for r in here]
 
 
+@pytest.mark.fault("data", "a node of a Ray cluster is killed", "same bytes as without")
 def test_the_same_corpus_although_a_node_dies(
     in_process: Artifact, primer: Path, tmp_path: Path, nodes: Nodes
 ) -> None:
@@ -116,6 +117,7 @@ def test_failures_are_told_as_everywhere(tmp_path: Path, nodes: Nodes, runner: R
         pipeline.run([replace(numbers(2, chaos.die_always)[1], about="pages/7.html")])
 
 
+@pytest.mark.fault("data", "no cluster answers at the Ray address", "one clear error")
 def test_no_cluster_there_is_one_clear_error(nodes: Nodes) -> None:
     ray.shutdown()
     with pytest.raises(OpenQwenError, match="no Ray there") as error:

@@ -109,6 +109,7 @@ def test_judgements_belong_to_one_corpus(tmp_path: Path) -> None:
         Judgements(tmp_path / "nowhere" / "said.sqlite", "one")
 
 
+@pytest.mark.fault("data", "the review server is killed after an answer", "the judgement is there")
 def test_what_was_answered_for_survives_a_kill(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from openqwen.data.account import Place\n"
@@ -299,6 +300,7 @@ def test_copies_stand_beside_what_stayed(client: TestClient, desk: Desk) -> None
     assert kinds == {"exact", "fuzzy", "decontaminate"}
 
 
+@pytest.mark.fault("data", "a foreign page or host name reaches the review server", "refused, nothing stored")
 @pytest.mark.parametrize(
     "path, request_, status",
     [
@@ -364,6 +366,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return run(resolved(DataConfig, "data", **flags), {"input": folder / "in.jsonl"}, folder / "corpus")
 
 
+@pytest.mark.fault("data", "a document under review is markup with scripts", "shown as text")
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_documents_stay_text_in_a_browser(hostile: Artifact, tmp_path: Path) -> None:
     assert CHROMIUM is not None

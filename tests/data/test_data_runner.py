@@ -96,6 +96,7 @@ def test_a_fingerprint_covers_inputs_code_and_settings_and_nothing_else(
     code_of.cache_clear()
 
 
+@pytest.mark.fault("data", "settings or code change after a task was done", "its record no longer counts")
 def test_done_tasks_stay_done_until_something_changes(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
 
@@ -116,6 +117,11 @@ def test_done_tasks_stay_done_until_something_changes(tmp_path: Path) -> None:
     assert run(numbers(2)) == {"ran": 1, "done_before": 1}  # the record is of the other number: not trusted
 
 
+@pytest.mark.fault(
+    "data",
+    "a completion record or the file it stands for is damaged",
+    "found by its hash, the task is done again",
+)
 @pytest.mark.parametrize("damage", ["record cut", "record odd", "output gone", "output cut"])
 def test_a_damaged_record_or_output_is_made_again(tmp_path: Path, damage: str) -> None:
     store = Store(str(tmp_path))
@@ -130,6 +136,7 @@ def test_a_damaged_record_or_output_is_made_again(tmp_path: Path, damage: str) -
     assert pipeline.counts == {"ran": 1, "done_before": 1}
 
 
+@pytest.mark.fault("data", "an input shard changes while a run reads it", "the run stops and names it")
 def test_an_input_that_changed_under_its_name_is_refused(tmp_path: Path) -> None:
     pipeline = Pipeline(Store(str(tmp_path)), InProcess())
     output = pipeline.run(numbers(2))[1].outputs["sum"]
@@ -147,6 +154,7 @@ def test_an_input_that_changed_under_its_name_is_refused(tmp_path: Path) -> None
     assert Record.load(pipeline.store, "total/00000") is None
 
 
+@pytest.mark.fault("data", "a task raises", "the run fails with the record that caused it")
 def test_a_failed_task_fails_the_run_and_says_where(tmp_path: Path, runner: Runner) -> None:
     store = Store(str(tmp_path / "store"))
     tasks = numbers(4)
@@ -170,6 +178,7 @@ def test_a_failed_task_fails_the_run_and_says_where(tmp_path: Path, runner: Runn
     assert error.value.where == "document x/7"
 
 
+@pytest.mark.fault("data", "a worker process is killed", "same bytes as without")
 def test_a_killed_process_changes_nothing(tmp_path: Path, pool: Processes) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -185,6 +194,7 @@ def test_a_killed_process_changes_nothing(tmp_path: Path, pool: Processes) -> No
         assert [path.read_bytes() for path in sums] == [b"0\n", b"1\n", b"2\n", b"3\n"]
 
 
+@pytest.mark.fault("data", "a task kills each process that takes it", "it is named, all others are done")
 def test_a_task_that_kills_every_process_is_named_and_the_others_are_done(
     tmp_path: Path, pool: Processes
 ) -> None:
@@ -196,12 +206,14 @@ def test_a_task_that_kills_every_process_is_named_and_the_others_are_done(
     assert Record.load(Store(str(tmp_path)), "sums/00000") is not None
 
 
+@pytest.mark.fault("data", "a worker runs other code than its driver", "it refuses the task")
 def test_a_process_with_other_code_refuses_the_task(tmp_path: Path) -> None:
     result = execute(str(tmp_path), numbers(1)[0], "0" * 64)
     assert isinstance(result, Failure) and "other code" in result.what
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("data", "the driver is killed", "its processes end, the next driver continues")
 def test_processes_end_with_their_driver(tmp_path: Path) -> None:
     """A driver that is killed leaves nobody behind; the next one continues."""
     marks = tmp_path / "marks"

@@ -131,6 +131,7 @@ def test_duplicate_ids_are_counted_and_located_and_both_are_read(tmp_path: Path)
     assert json.loads(made.file("stats.json").read_text())["odd"] == {"duplicate id": 1}
 
 
+@pytest.mark.fault("data", "a small compressed file unpacks to a huge one", "skipped at the bound, counted")
 def test_a_small_file_that_unpacks_to_a_large_one_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"0" * 40_000_000, 1))
     (tmp_path / "bomb.jsonl.zst").write_bytes(zstandard.compress(b"0" * 40_000_000 + b"\n" + LINES))
@@ -176,6 +177,7 @@ def test_a_data_set_by_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert str(data) in str(error.value.where)
 
 
+@pytest.mark.fault("data", "a data set of the hub, and no network", "refused at once")
 def test_without_a_network_the_hub_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,9 @@ def test_every_planted_page_is_found_and_little_else(corpus: artifact.Artifact) 
         assert accuracy[step]["precision"] >= 0.9, (step, accuracy[step])
 
 
+@pytest.mark.fault(
+    "data", "documents could vanish between steps", "in = kept + dropped at each step, on disk"
+)
 def test_the_account_adds_up(corpus: artifact.Artifact, primer: Path) -> None:
     """In = kept + dropped at every step, on disk as in the funnel; no id twice; every drop has a reason."""
     stats = json.loads(corpus.file("stats.json").read_text())
@@ -207,6 +210,7 @@ def test_only_what_depends_on_a_setting_is_done_again(primer: Path, tmp_path: Pa
     assert build()[0].content == first.content
 
 
+@pytest.mark.fault("data", "a document makes a step raise", "it is named by source, file and row")
 def test_a_document_that_breaks_a_step_is_named(
     in_process: artifact.Artifact, primer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +232,9 @@ def test_a_document_that_breaks_a_step_is_named(
     assert made.manifest["facts"]["tasks"]["done_before"] > 20  # it went on where it had stopped
 
 
+@pytest.mark.fault(
+    "data", "the whole run is killed at many moments", "it continues and ends in the same bytes"
+)
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_where_it_was(
     in_process: artifact.Artifact, primer: Path, tmp_path: Path

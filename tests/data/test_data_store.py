@@ -68,6 +68,7 @@ def test_a_store_in_the_cloud(objects: ObjectStore, kind: str) -> None:
     assert str(error.value.where).endswith("bucket/runs/a/big.bin")
 
 
+@pytest.mark.fault("data", "an object store fails between calls", "same bytes once it answers")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "gs"])
 def test_a_corpus_by_the_cloud_is_the_same_although_the_store_is_lost(
@@ -107,6 +108,7 @@ def test_a_corpus_by_the_cloud_is_the_same_although_the_store_is_lost(
     assert any(name.startswith("store/exact.keys/00000.") for name in objects.names())
 
 
+@pytest.mark.fault("data", "an address carries a password", "refused, and not repeated in the message")
 def test_a_password_in_an_address_is_refused(tmp_path: Path) -> None:
     for flags in (
         {"sources__addresses": ["s3://me:secret@bucket/pages"]},
@@ -127,6 +129,9 @@ def test_addresses_that_are_none(tmp_path: Path) -> None:
         assert error.value.where == address
 
 
+@pytest.mark.fault(
+    "data", "the disk is full at any write of the run", "nothing looks finished; the next run completes it"
+)
 def test_a_full_disk_in_the_middle_leaves_nothing_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

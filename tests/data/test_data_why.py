@@ -170,6 +170,7 @@ def test_the_command(
     assert "no document of this corpus" in capsys.readouterr().out
 
 
+@pytest.mark.fault("data", "the account of a corpus is damaged", "no answer is given from it")
 def test_a_damaged_account_is_no_answer(
     account: Account, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ def test_greedy_and_truncated_draws_obey_too(model, tokenizer):
                 assert set(ids.tolist()) <= {120, 121, 122}
 
 
+@pytest.mark.fault("engine", "a constrained model wants control tokens inside", "they stand at the end only")
 def test_control_tokens_stand_only_at_the_end_and_only_where_it_may_be(model, tokenizer):
     """Even a model that wants nothing else; the text of a control token is text."""
     wanted = dict.fromkeys(tokenizer.special.values(), 1e4)
@@ -150,6 +151,7 @@ def test_what_cannot_be_used_is_said_at_once_and_the_engine_goes_on(model, token
     assert time.process_time() - begun < 2 and not engine.scheduler and not engine._requests
 
 
+@pytest.mark.fault("engine", "a JSON schema is nested without end", "refused")
 def test_a_schema_nested_without_end_is_refused(model, tokenizer):
     schema: dict = {"type": "integer"}
     for _ in range(900):
@@ -168,6 +170,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.fault("engine", "a regular expression explodes", "bounded time; other requests go on")
 @pytest.mark.parametrize("pattern", BOMBS, ids=lambda x: x[:20])
 def test_a_pattern_that_explodes_is_cut_off_in_bounded_time(model, tokenizer, pattern):
     """Either it can be used, or the request alone ends with an error; other requests go on."""
@@ -183,6 +186,9 @@ def test_a_pattern_that_explodes_is_cut_off_in_bounded_time(model, tokenizer, pa
     assert time.process_time() - begun < 5
 
 
+@pytest.mark.fault(
+    "engine", "a constraint grows too complex while it decodes", "that request alone ends, with the reason"
+)
 def test_one_that_grows_too_complex_ends_alone_with_the_reason(model, tokenizer, monkeypatch):
     monkeypatch.setattr("openqwen.engine.guide.LIMITS", {"max_lexer_states": 20, "step_lexer_fuel": 2000})
     engine = Engine(model, tokenizer)

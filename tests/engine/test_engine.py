@@ -70,6 +70,7 @@ def test_streamed_text_is_the_text(model, tokenizer):
     assert [u.completion is not None for u in updates] == [False] * (len(updates) - 1) + [True]
 
 
+@pytest.mark.fault("engine", "a reader leaves in the middle of a stream", "its place is free")
 def test_closing_a_stream_frees_the_engine(model, tokenizer):
     engine = Engine(model, tokenizer)
     stream = engine.stream("hello", Sampling(max_tokens=50, stop_ids=()))
@@ -135,6 +136,7 @@ def test_a_prompt_waits_for_an_equal_beginning_only_if_it_can_have_it(model, tok
     assert engine.tokens_reused == (100 if steps == 2 else 0)
 
 
+@pytest.mark.fault("engine", "weights change between calls", "nothing remembered of the old ones is used")
 def test_changed_weights_are_seen(model, tokenizer):
     import copy
 
@@ -290,6 +292,9 @@ def test_rows_that_pad_the_embedding_are_never_drawn(tokenizer):
     assert max(reply.ids) < tokenizer.vocab_size
 
 
+@pytest.mark.fault(
+    "engine", "prompts are empty, too long or hold foreign ids", "refused before they are queued"
+)
 def test_bad_requests(model, tokenizer):
     engine = Engine(model, tokenizer, max_length=30)
     for prompt, sampling in (

@@ -83,6 +83,9 @@ def small(tokenizer) -> Qwen:
     ))  # fmt: skip
 
 
+@pytest.mark.fault(
+    "engine", "arrivals, cancellations and cache hits in any order", "each request gets what it gets alone"
+)
 @pytest.mark.parametrize("arithmetic", SCHEDULES)
 def test_any_schedule_gives_each_request_what_it_gets_alone(small, tokenizer, arithmetic):
     """Random arrivals, cancellations, chunk sizes, batch sizes and cache hits."""

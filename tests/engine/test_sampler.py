@@ -131,6 +131,7 @@ def test_greedy_takes_the_best_and_reports_a_point():
     assert drawn.support is not None and drawn.support[0].tolist() == [1]
 
 
+@pytest.mark.fault("engine", "temperature, top-p or counts are impossible", "refused")
 @pytest.mark.parametrize(
     "changes",
     [

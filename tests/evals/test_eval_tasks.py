@@ -90,10 +90,10 @@ def test_published_forms_are_read(shared: Path, name: str) -> None:
 @pytest.mark.shared
 def test_published_gold_answers_are_right(shared: Path) -> None:
     """A scripted perfect model: the set's own solutions score 100 %."""
-    for item in gsm8k.read(shared / "data" / "eval" / "gsm8k" / "test.jsonl.gz"):
+    for item in gsm8k.TASK.read(shared / "data" / "eval" / "gsm8k" / "test.jsonl.gz"):
         assert gsm8k.judge_base(gsm8k.answer(item), item) == (not item["answer"].startswith("-"))
         assert gsm8k.judge_chat(gsm8k.chat_answer(item), item)
-    for item in math.read(shared / "data" / "eval" / "math" / "math500.jsonl.gz"):
+    for item in math.TASK.read(shared / "data" / "eval" / "math" / "math500.jsonl.gz"):
         assert math.judge(item["working"], item), item["id"]
         assert not math.judge("The answer is nothing.", item)
 
@@ -122,12 +122,14 @@ def test_letter_needs_a_reply() -> None:
     assert right("The answer is B.", ITEM) and not right("The answer is C.", ITEM)
 
 
+@pytest.mark.fault("evaluation", "any text comes as an answer", "a letter or none, never an exception")
 @given(st.text(), st.lists(st.text(max_size=5), min_size=4, max_size=4))
 def test_letters_never_fail(reply: str, choices: list[str]) -> None:
     for lang in ("en", "zh"):
         assert choice.find_letter(reply, choices, lang)[0] in "ABCD"  # type: ignore[arg-type]
 
 
+@pytest.mark.fault("evaluation", "any text comes as a solution", "judged, never an exception")
 @given(st.text(alphabet="\\boxed{}frac123/.,$ =answer is\n"))
 def test_judges_never_fail(text: str) -> None:
     item = {**ITEM, "answer": "3", "ours": True, "task": "words"}
@@ -190,6 +192,7 @@ def test_constant_guess() -> None:
     assert constant_guess([]) is None
 
 
+@pytest.mark.fault("evaluation", "rows of a benchmark are malformed", "named by file and line")
 def test_malformed_rows_are_located(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     for text, complaint in (
@@ -203,13 +206,13 @@ def test_malformed_rows_are_located(tmp_path: Path) -> None:
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=complaint) as error:
-            list(records(path)) and choice.read(path)
+            list(records(path)) and mmlu.TASK.read(path)
         assert f"{path}:" in str(error.value)
     with pytest.raises(DataError, match="no such item set"):
-        choice.read(tmp_path / "none.jsonl")
+        mmlu.TASK.read(tmp_path / "none.jsonl")
     with gzip.open(tmp_path / "z.jsonl.gz", "wb") as file:
         file.write(json.dumps(ITEM).encode())
-    assert choice.read(tmp_path / "z.jsonl.gz") == [ITEM]
+    assert mmlu.TASK.read(tmp_path / "z.jsonl.gz") == [ITEM]
     (tmp_path / "g.jsonl").write_text('{"id": 1, "question": "q", "answer": "no gold"}', encoding="utf-8")
     with pytest.raises(DataError, match="####"):
-        gsm8k.read(tmp_path / "g.jsonl")
+        gsm8k.TASK.read(tmp_path / "g.jsonl")

@@ -105,6 +105,7 @@ def test_rows_and_notes(done: Artifact) -> None:
     assert all(code_cells) == (sandbox.backend() is not None)
 
 
+@pytest.mark.fault("evaluation", "a stored result is scored again", "the same number, without a model")
 def test_raw_outputs_score_again_to_the_same_number(done: Artifact) -> None:
     cards = {card["manifest"]: card for card in read_jsonl(done.file("cards.jsonl"))}
     outputs: dict[str, list[bool]] = {}
@@ -153,6 +154,6 @@ def test_a_model_is_asked_with_as_many_bits_as_the_recipe_says(inputs: dict[str,
     from openqwen.model.quantise import is_quantised
 
     for settings in ({}, {"quantise": "int8", "cache": "int8"}):
-        engine = stage.load_subject("chat", inputs["chat"], EvalsConfig(**settings)).engine
+        engine = stage.load_subject("chat", inputs["chat"], "chat", EvalsConfig(**settings)).engine
         assert is_quantised(engine.model) == bool(settings) and engine.held == settings.get("cache")
         assert engine.loglikelihood([([65, 66, 67], [68])])[0][0] < 0

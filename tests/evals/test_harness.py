@@ -18,11 +18,49 @@ from openqwen.data.primer.world import World
 from openqwen.evals import code, contamination, harness, preference, stats, tables
 from openqwen.evals.harness import Subject
 from openqwen.evals.task import Item
-from openqwen.evals.tasks import COLUMNS, TASKS
+from openqwen.evals.tasks import TASKS, humaneval
 from openqwen.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)})
 needs_sandbox = pytest.mark.skipif(sandbox.backend() is None, reason="no sandbox on this machine")
+
+
+EQUAL = "class E:\n    def __eq__(self, other):\n        return True\n"
+# Completions of f, whose test is f(1) == 2, that try to pass without it.
+CHEATS = [
+    "import sys\ndef f(x):\n    sys.exit(0)",
+    "import os\ndef f(x):\n    os._exit(0)",
+    "def f(x):\n    print(2)",
+    "def f(x):\n    raise SystemExit",
+    "def f(x):\n    raise SystemExit(0)\nf(1)",
+    "import re, sys\ns = open(sys.argv[0]).read()\nprint(re.findall('[0-9a-f]{32}', s)[-1])\nsys.exit()",
+    "import re, os\ns = open(__file__).read()\nprint(re.findall('[0-9a-f]{32}', s)[-1], flush=True)\nos._exit(0)",
+    "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGKILL)",
+    "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGTERM)",
+    "def f(x):\n    return 2\n'''",
+    "def f(x):\n    while True: pass",
+    f"{EQUAL}def f(x):\n    return E()",
+    f"{EQUAL}f = lambda x: E()",
+    "class E(int):\n    def __eq__(self, other):\n        return True\ndef f(x):\n    return E(3)",
+    "class E(list):\n    __eq__ = lambda self, other: True\ndef f(x):\n    return E()",
+    "class M(type):\n    def __eq__(self, other):\n        return True\nclass E(metaclass=M): pass\ndef f(x):\n    return E",
+    "import atexit, os\natexit.register(lambda: os._exit(0))\ndef f(x):\n    return 3",
+    "import sys\nsys.excepthook = lambda *a: sys.exit(0)\ndef f(x):\n    return 3",
+    "import sys\nsys.stderr = None\ndef f(x):\n    return None",
+    "import threading, os\nthreading.Timer(0.01, lambda: os._exit(0)).start()\ndef f(x):\n    while True: pass",
+    "import os\nif os.fork(): os._exit(0)\ndef f(x):\n    return 3",
+    "import builtins\nbuiltins.AssertionError = SystemExit\ndef f(x):\n    return 3",
+    "import sys\nsys.settrace(lambda *a: None)\ndef f(x):\n    return None",
+    "def check(g):\n    pass\ndef f(x):\n    return 3",
+    "__debug__ = False\ndef f(x):\n    return 3",
+    "def f(x):\n    exit(0)",
+    "def f(x):\n    quit()",
+    "import os\ndef f(x):\n    os.execv('/bin/true', ['true'])",
+    "import os, sys\ndef f(x):\n    os.execv('/bin/echo', ['echo', '2'])",
+    "def f(x):\n    import ctypes\n    ctypes.string_at(0)",
+    "raise SystemExit(0)",
+    "def f(x):\n    return 3\nimport sys\nsys.exit(0)",
+]
 
 
 class ScriptedEngine:
@@ -119,24 +157,20 @@ def test_code_perfect_is_100_and_bad_is_0(
     assert "chance" not in found.cell and found.card["sandbox"] == sandbox.backend()
 
 
+@pytest.mark.fault("evaluation", "programs fake a pass", "they fail")
 @needs_sandbox
 def test_faked_passes_fail() -> None:
-    tests = "\n\ndef check(f):\n    assert f(1) == 2\ncheck(f)\n"
-    cheats = [
-        "import sys\ndef f(x):\n    sys.exit(0)",
-        "import os\ndef f(x):\n    os._exit(0)",
-        "def f(x):\n    print(2)",
-        "def f(x):\n    raise SystemExit",
-        "import re, sys\ns = open(sys.argv[0]).read()\nprint(re.findall('[0-9a-f]{32}', s)[-1])\nsys.exit()",
-        "import os, signal\ndef f(x):\n    os.kill(os.getpid(), signal.SIGKILL)",
-        "def f(x):\n    return 2\n'''",
-        "def f(x):\n    while True: pass",
-    ]
-    programs = [cheat + tests for cheat in cheats]
-    assert code.passes(programs, seconds=2.0) == [False] * len(cheats)
-    assert code.passes([f"def f(x):\n    return x + 1{tests}"]) == [True]
+    item = {"prompt": "", "entry_point": "f", "test": "def check(f):\n    assert f(1) == 2\n"}
+    programs = [humaneval.program("", {**item, "prompt": f"{cheat}\n"}) for cheat in CHEATS]
+    assert len(CHEATS) >= 25
+    assert [cheat for cheat, right in zip(CHEATS, code.passes(programs, seconds=2.0)) if right] == []
+    honest = {**item, "prompt": "def f(x):\n"}
+    assert code.passes([humaneval.program("    return x + 1", honest)]) == [True]
+    nested = {**honest, "test": "def check(f):\n    assert f(1) == [(2, {'a': 1.0})]\n"}
+    assert code.passes([humaneval.program("    return [(2, {'a': 1})]", nested)]) == [True]
 
 
+@pytest.mark.fault("evaluation", "no sandbox for generated code", "no number, and why")
 def test_without_a_sandbox_there_is_no_number(
     sets: dict[str, list[Item]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,13 +210,15 @@ def test_subset_is_seeded() -> None:
     assert harness.subset(items, 60, 1) == items
 
 
-def test_tables_show_ours_only_with_a_manifest() -> None:
-    cell = {"value": 50.0, "low": 40.0, "high": 60.0, "n": 9, "manifest": "m"}
-    cells = {("mmlu", 5): cell, ("gsm8k", 8): {"value": 1.0}}
-    data = tables.build(2, COLUMNS[2], {"base": cells, "empty": {}}, ["a note"])
+@pytest.mark.fault("evaluation", "a number without a manifest", "shown as a dash")
+def test_tables_show_ours_only_with_a_manifest(sets: dict[str, list[Item]]) -> None:
+    engine = scripted("mmlu", "base", sets["mmlu"], True)
+    done = harness.evaluate(subject("base", engine), TASKS["mmlu"], sets["mmlu"], 5, limit=9)
+    assert done is not None
+    data = tables.build(2, {"base": {("mmlu", 5): done}, "empty": {}}, sets, ["a note"])
     ours = [row for row in data["rows"] if row["origin"] == "ours"]
-    assert [row["model"] for row in ours] == ["ours: base"] and ours[0]["cells"] == {"MMLU": cell}
-    assert "a note" in data["notes"]
+    assert [row["model"] for row in ours] == ["ours: base"] and list(ours[0]["cells"]) == ["MMLU"]
+    assert ours[0]["cells"]["MMLU"]["manifest"] == done.manifest and "a note" in data["notes"]
 
 
 def test_preference_bar() -> None:

@@ -161,6 +161,7 @@ def test_mapped_weights_are_the_same_and_the_file_stays_as_it_is(tmp_path, layou
     loaded(IDS)
 
 
+@pytest.mark.fault("files from strangers", "weights are larger than the memory", "mapped or refused")
 def test_weights_larger_than_the_memory_are_mapped_or_refused(tmp_path, monkeypatch):
     save_model(Qwen(CONFIG), tmp_path, layout="qwen1")
     monkeypatch.setattr("openqwen.model.weights.available_memory", lambda: 1000)
@@ -292,6 +293,9 @@ def test_weights_beyond_the_dtype_asked_for(folder):
         load_model(folder, dtype=torch.float16)
 
 
+@pytest.mark.fault(
+    "files from strangers", "a checkpoint is half downloaded", "refused, with the tensor's name"
+)
 @pytest.mark.parametrize("keep", [0, 5, 60, 2000, -1])
 def test_truncated_file(folder, keep):
     path = folder / "model.safetensors"
@@ -314,6 +318,7 @@ def rewrite_header(path: Path, change) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
 
 
+@pytest.mark.fault("files from strangers", "tensors overlap", "refused")
 def test_tensors_that_share_bytes(folder, unread):
     def shift(text: str) -> str:
         header = json.loads(text)
@@ -325,28 +330,35 @@ def test_tensors_that_share_bytes(folder, unread):
     refused(folder, "tensor model.norm.weight begins at byte")
 
 
+@pytest.mark.fault("files from strangers", "a file has bytes of no tensor", "refused")
 def test_bytes_that_belong_to_no_tensor(folder, unread):
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"\0\0\0")
     refused(folder, "3 bytes follow the last tensor")
 
 
+@pytest.mark.fault("files from strangers", "a tensor is there twice", "refused")
 def test_a_name_that_stands_twice(folder, unread):
     path = folder / "model.safetensors"
     rewrite_header(path, lambda text: text.replace("layers.1.mlp.up_proj", "layers.1.mlp.gate_proj"))
     refused(folder, "a name stands twice")
 
 
+@pytest.mark.fault("files from strangers", "the header is no JSON", "refused")
 def test_garbage_header(folder):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 12) + b'{"a": "bcd"}')
     refused(folder, "not a readable safetensors file")
 
 
+@pytest.mark.fault(
+    "files from strangers", "a header promises more than the file holds", "refused before memory is spent"
+)
 def test_header_is_checked_before_memory_is_spent(folder, unread):
     change(folder, model__norm__weight=torch.zeros(41))
     refused(folder, "model.norm.weight")
 
 
+@pytest.mark.fault("files from strangers", "weights are not numbers", "refused, with the tensor's name")
 def test_nan_is_refused_before_the_rest_is_read(folder, monkeypatch):
     change(folder, model__embed_tokens__weight=torch.full((61, 40), float("nan")))
     read, begun = stored._read_into, []
@@ -355,6 +367,7 @@ def test_nan_is_refused_before_the_rest_is_read(folder, monkeypatch):
     assert begun == ["model.embed_tokens.weight"]
 
 
+@pytest.mark.fault("files from strangers", "a config asks for a billion layers", "refused at no cost")
 def test_a_billion_layers_cost_nothing(folder, unread):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 10**9}))
@@ -376,6 +389,9 @@ def test_constants_of_old_files_are_passed_over(folder):
     load_model(folder)
 
 
+@pytest.mark.fault(
+    "files from strangers", "a checkpoint is a pickle", "refused with how to convert it; nothing of it runs"
+)
 def test_pickle_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(folder, "pytorch_model.bin is a pickle", "safetensors.torch.save_file")
@@ -383,6 +399,7 @@ def test_pickle_is_refused(folder):
         load_model(folder / "pytorch_model.bin")
 
 
+@pytest.mark.fault("files from strangers", "a pickle is named .safetensors", "refused")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickle_under_another_name_is_refused(folder, zipped):
     tensors = {"model.norm.weight": torch.ones(40)}
@@ -415,6 +432,9 @@ def test_a_reward_model_is_no_language_model(tmp_path, small):
 ODD = [None, 0, -1, 1, 2.5, True, "", "x", [], ["x"], {}, {"x": 1}, 10**30]
 
 
+@pytest.mark.fault(
+    "files from strangers", "anything at all stands in config.json", "a model or one clear error"
+)
 @pytest.mark.parametrize("layout", ["qwen1", "qwen2"])
 def test_odd_values_are_refused_or_harmless(tmp_path, layout):
     """Whatever stands in config.json: a model, or one clear error. Never another exception."""
@@ -433,6 +453,7 @@ def test_odd_values_are_refused_or_harmless(tmp_path, layout):
     assert loaded > 50 and refusals > 50
 
 
+@pytest.mark.fault("files from strangers", "a shard is missing or the index is wrong", "refused")
 def test_missing_shard_and_wrong_index(tmp_path):
     save_model(Qwen(CONFIG), tmp_path, shard_bytes=20_000)
     index = tmp_path / "model.safetensors.index.json"

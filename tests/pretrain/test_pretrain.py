@@ -109,6 +109,7 @@ def test_bits_per_byte_equals_a_slow_count(inputs: dict[str, Path], uninterrupte
     )
 
 
+@pytest.mark.fault("training", "pretraining is broken off and started again", "same bits")
 def test_killed_and_restarted_it_ends_in_the_same_bits(
     inputs: dict[str, Path], uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_killed_and_restarted_it_ends_in_the_same_bits(
     )  # optimizer and random state too
 
 
+@pytest.mark.fault("training", "SIGTERM in the middle", "saved, exit code 130")
 def test_sigterm_saves_and_exits_130(inputs: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "base"
     process = tiny.in_process(run, config(), inputs, out)
@@ -191,6 +193,7 @@ def test_goes_on_from_a_model(inputs: dict[str, Path], uninterrupted: Path, tmp_
     assert load_model(artifact.path).config.max_length == 64
 
 
+@pytest.mark.fault("training", "shards were made with another tokenizer", "refused")
 def test_another_tokenizers_shards_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     tokens = tiny.tokens_artefact(tmp_path / "tokens", tiny.sums(0, 9), tiny.sums(1, 2))
     meta = json.loads((tokens / "shards.json").read_text())
@@ -220,6 +223,7 @@ def test_a_new_model_does_not_depend_on_the_global_seed() -> None:
 # Adapters
 
 
+@pytest.mark.fault("training", "a run that trains adapters is broken off", "same bits")
 @pytest.mark.parametrize("extra", [{}, {"lora.quantize": "nf4"}], ids=["lora", "qlora"])
 def test_adapters_go_on_from_a_model_and_end_in_the_same_bits_after_a_kill(
     inputs: dict[str, Path], uninterrupted: Path, extra: dict[str, object], tmp_path: Path

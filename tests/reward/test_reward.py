@@ -110,6 +110,7 @@ def test_the_reward_model_continues_from_a_preference_model(
     assert rows == ["PMP (before finetuning)", "RM", "longer or shorter reply"]
 
 
+@pytest.mark.fault("training", "reward training is broken off and started again", "same bits")
 def test_a_broken_off_run_continues_in_the_same_bits(
     inputs: dict[str, Path], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_pair_is_read_up_to_the_end_token() -> None:
 GOOD = {"messages": letters.query(1), "chosen": "aaa", "rejected": "bbb"}
 
 
+@pytest.mark.fault("training", "pairs have equal or missing sides", "skipped and counted with their lines")
 def test_bad_pairs_are_counted_by_reason_with_their_lines(tmp_path: Path) -> None:
     user = {"role": "user", "content": "x"}
     bad = [
@@ -205,6 +207,7 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
         data.read_pairs(tmp_path / "pairs.jsonl", tiny.byte_tokenizer(), 64)
 
 
+@pytest.mark.fault("training", "held-out pairs stand in the training file", "refused")
 def test_held_out_pairs_that_were_trained_on_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="held-out pair is also a training pair"):
         loop.run(config(), {**inputs, "heldout": inputs["pairs"]}, tmp_path / "rm")
@@ -233,5 +236,79 @@ def test_length_baseline_learns_its_direction_from_training_pairs() -> None:
     rng = random.Random(0)
     shorter_wins = [(n, n + rng.randint(1, 3)) for n in range(20)]
     assert accuracy.length_rule(shorter_wins) == -1
-    assert accuracy.length_accuracy(shorter_wins, [(1, 2), (5, 3), (4, 4)]).value == 0.5
-    assert accuracy.length_accuracy([(2, 1)], [(1, 2), (5, 3), (7, 4)]).value == pytest.approx(2 / 3)
+    assert accuracy.length_margins(shorter_wins, [(1, 2), (5, 3), (4, 4)]) == [1, -2, 0]
+    assert accuracy.length_margins([(2, 1)], [(1, 2), (5, 3), (7, 4)]) == [-1, 2, 3]
+
+
+def test_the_gain_over_a_baseline_has_the_interval_of_paired_proportions() -> None:
+    """Against the normal approximation for two proportions of the same items, b and c of which are discordant."""
+    b, c, n = 90, 50, 400
+    ours = [1.0] * b + [-1.0] * c + [1.0] * (n - b - c)
+    baseline = [-1.0] * b + [1.0] * c + [1.0] * (n - b - c)
+    gain = accuracy.difference(ours, baseline, range(n))
+    half = 1.96 * math.sqrt(b + c - (b - c) ** 2 / n) / n
+    assert (gain.value, gain.n) == (0.1, n)
+    assert gain.low == pytest.approx(0.1 - half, abs=0.006)
+    assert gain.high == pytest.approx(0.1 + half, abs=0.006)
+
+
+def test_pairs_of_one_prompt_are_not_counted_as_independent() -> None:
+    ours, baseline = [1.0, -1.0, 0.0, 1.0, 2.0], [-1.0, -1.0, 1.0, 1.0, -3.0]
+    once = accuracy.difference(ours, baseline, range(5))
+    often = accuracy.difference(ours * 20, baseline * 20, list(range(5)) * 20)
+    assert (often.value, often.low, often.high) == (once.value, once.low, once.high)
+    assert accuracy.difference(ours * 20, baseline * 20, range(100)).low > once.low
+    with pytest.raises(ValueError, match="no pairs"):
+        accuracy.difference([], [], [])
+
+
+def test_each_file_of_a_folder_is_a_column_of_table_4(
+    trained: Path, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Named as one of the report's sets it fills that column; intervals, the length rule and the gain go with it."""
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    letters.pairs(sets / "mine.jsonl", 3, 40)
+    named = letters.pairs(sets / "Anthropic_helpful-base.jsonl", 4, 30)
+    few = letters.pairs(tmp_path / "few.jsonl", 2, 64)
+    artifact = loop.run(
+        config(), {**inputs, "model": trained, "pairs": few, "heldout": sets}, tmp_path / "rm"
+    )
+    table = json.loads((artifact.path / "table_04.json").read_text())
+    rows = {row["model"]: row["cells"] for row in table["rows"] if row["origin"] == "ours"}
+    scores = [json.loads(line) for line in (artifact.path / "scores.jsonl").read_text().splitlines()]
+    for file, column, count in (
+        ("mine.jsonl", "mine", 40),
+        ("Anthropic_helpful-base.jsonl", "Anthropic Helpful-base", 30),
+    ):
+        of = [s["chosen"] > s["rejected"] for s in scores if s["file"] == file]
+        assert rows["RM"][column]["n"] == len(of) == count
+        assert rows["RM"][column]["value"] == pytest.approx(100 * sum(of) / count, abs=0.01)
+        assert rows["PMP (before finetuning)"][column]["n"] == count
+        assert any(note.startswith(f"{column}: ") and "over length alone" in note for note in table["notes"])
+    pairs = map(json.loads, named.read_text().splitlines())
+    longer = [accuracy.rightness(len(pair["chosen"]) - len(pair["rejected"])) for pair in pairs]
+    # The direction is that of the training pairs, in which the longer reply has more a's.
+    assert rows["longer or shorter reply"]["Anthropic Helpful-base"]["value"] == pytest.approx(
+        100 * sum(longer) / 30, abs=0.01
+    )
+    facts = artifact.manifest["facts"]
+    seen = {json.dumps(json.loads(line)["messages"]) for line in few.read_text().splitlines()}
+    heldout = [json.loads(line) for file in sets.iterdir() for line in file.read_text().splitlines()]
+    assert facts["heldout_pairs_of_training_queries"] == sum(
+        json.dumps(pair["messages"]) in seen for pair in heldout
+    )
+    assert facts["over_length"] == pytest.approx(facts["accuracy"] - facts["length_accuracy"])
+    assert facts["over_length_low"] <= facts["over_length"] <= facts["over_length_high"]
+
+
+@pytest.mark.fault(
+    "training", "pairs are longer than the model's context", "skipped and counted with their lines"
+)
+def test_pairs_beyond_the_context_are_not_trained_on(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The context of the model counts (64 here), however long the settings would allow."""
+    good = json.loads(inputs["heldout"].read_text().splitlines()[0])
+    path = letters.write(tmp_path / "pairs.jsonl", [good, {**good, "chosen": "a" * 60}])
+    with pytest.raises(DataError) as caught:
+        loop.run(config(max_length=2048), {**inputs, "pairs": path}, tmp_path / "rm")
+    assert "1 longer than 64 tokens (line 2)" in str(caught.value)

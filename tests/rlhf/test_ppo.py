@@ -9,6 +9,7 @@ import statistics
 import pytest
 import torch
 
+from openqwen.core.errors import DataError
 from openqwen.rlhf import ppo
 
 B, R, V = 5, 7, 11
@@ -180,6 +181,11 @@ def test_the_naive_formula_is_off_by_exactly_the_kept_mass() -> None:
     assert mass.min() >= 0.9 and mass.max() < 1.0
 
 
+@pytest.mark.fault(
+    "PPO",
+    "a token was drawn from a truncated distribution",
+    "gradients are finite and leave the dropped tokens alone",
+)
 def test_truncated_logp_gradient_stays_finite_and_off_the_dropped_tokens() -> None:
     logits = _random(18, 3, V).requires_grad_()
     support = _nucleus(logits.detach(), 0.6)
@@ -198,6 +204,46 @@ def test_support_is_the_dense_mask_of_its_sparse_form() -> None:
         torch.tensor([i for ids in kept for i in ids], dtype=torch.int32), torch.tensor([1, 3, 2]), V
     )
     assert sparse.dense().tolist() == [[i in ids for i in range(V)] for ids in kept]
+
+
+def _sparse(support: torch.Tensor) -> ppo.Support:
+    return ppo.Support(support.nonzero()[:, 1].int(), support.sum(1), support.shape[1])
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 1.0])
+def test_the_sparse_support_gives_what_the_dense_mask_gives_and_its_gradient(top_p: float) -> None:
+    logits = (_random(24, 13, V) * 2).requires_grad_()
+    support = _nucleus(logits.detach() / 0.7, top_p)
+    tokens = support.int().argmax(-1)
+    logp, entropy = ppo.support_logp(logits, _sparse(support), tokens, 0.7)
+    dense_logp = ppo.truncated_logp(logits / 0.7, support, tokens)
+    dense_entropy = ppo.truncated_entropy(logits / 0.7, support)
+    torch.testing.assert_close(logp.double(), dense_logp, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), dense_entropy, rtol=1e-5, atol=1e-5)
+    weights = _random(25, 13)
+    grads = [
+        torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (logp, dense_logp)
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_outside_its_support_is_an_error() -> None:
+    support = torch.zeros(2, V, dtype=torch.bool)
+    support[:, 3] = True
+    with pytest.raises(DataError, match="outside its support"):
+        ppo.support_logp(_random(26, 2, V), _sparse(support), torch.tensor([3, 4]))
+
+
+def test_logits_compared_piece_by_piece_give_what_whole_tensors_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppo, "PIECE_BYTES", 4 * V * 9)
+    logits, ref = _random(27, 29, V).float() * 2, _random(28, 29, V).float() * 2
+    tokens = torch.arange(29) % V
+    whole, ref_whole, kl, entropy = ppo.compare_logits(logits, ref, tokens, 0.7)
+    torch.testing.assert_close(whole, ppo.token_logp(logits / 0.7, tokens))
+    torch.testing.assert_close(ref_whole, ppo.token_logp(ref / 0.7, tokens))
+    torch.testing.assert_close(kl, ppo.exact_kl(logits / 0.7, ref / 0.7))
+    everything = torch.ones(29, V, dtype=torch.bool)
+    torch.testing.assert_close(entropy, ppo.truncated_entropy(logits / 0.7, everything))
 
 
 def test_exact_kl() -> None:

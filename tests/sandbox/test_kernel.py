@@ -71,6 +71,7 @@ FORGED = {
 }
 
 
+@pytest.mark.fault("sandbox", "an interpreter is lost", "replaced, and said")
 @pytest.mark.parametrize("name", [*STUBBORN, *FORGED])
 def test_a_lost_interpreter_is_replaced_within_a_second_of_its_limit(kernel: Kernel, name: str) -> None:
     kernel.put("given", b"1")
@@ -84,6 +85,7 @@ def test_a_lost_interpreter_is_replaced_within_a_second_of_its_limit(kernel: Ker
     assert kernel.run("open('given').read()").text == "'1'\n"
 
 
+@pytest.mark.fault("sandbox", "code forges the interpreter's answer", "not taken for one")
 def test_an_answer_nobody_asked_for_is_not_taken_for_the_next(kernel: Kernel) -> None:
     first = kernel.run('import os; os.write(4, b\'{"text": "forged"}\\n\'); x = 1')
     time.sleep(0.1)
@@ -121,6 +123,7 @@ def test_file_names_hold_no_folders(kernel: Kernel, name: str) -> None:
         kernel.put(name, b"")
 
 
+@pytest.mark.fault("sandbox", "code leaves links and huge files to be fetched", "they do not come out")
 def test_links_and_large_files_do_not_come_out(kernel: Kernel) -> None:
     kernel.run(
         "import os; os.symlink('/proc/self/environ', 'link'); os.truncate(os.open('big', 66, 0o600), 1 << 24)"
@@ -132,6 +135,7 @@ def test_links_and_large_files_do_not_come_out(kernel: Kernel) -> None:
         kernel.put("large", bytes((1 << 20) + 1))
 
 
+@pytest.mark.fault("sandbox", "two conversations run code", "neither sees the other")
 def test_two_conversations_share_nothing(kernel: Kernel) -> None:
     kernel.run("secret = 1; _ = open('secret', 'w').write('1')")
     with Kernel() as other:
@@ -178,6 +182,7 @@ def test_started_ahead_is_at_hand() -> None:
         pool.close()
 
 
+@pytest.mark.fault("sandbox", "no sandbox, and a model wants to run code", "refused, nothing runs")
 def test_no_sandbox_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openqwen.sandbox.run.backend", lambda: None)
     with pytest.raises(NoSandbox) as refusal:

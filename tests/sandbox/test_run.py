@@ -25,6 +25,7 @@ def test_a_program_runs_and_is_heard() -> None:
     assert run_program("print(sum(range(10)))").stdout == "45\n"
 
 
+@pytest.mark.fault("sandbox", "an endless loop", "ended within a second of its limit")
 @needs_sandbox
 def test_time_limit_is_kept() -> None:
     began = time.monotonic()
@@ -32,6 +33,7 @@ def test_time_limit_is_kept() -> None:
     assert result.timed_out and result.exit_code is None and time.monotonic() - began < 1.5
 
 
+@pytest.mark.fault("sandbox", "a child closes its output and stays", "ended with its parent")
 @needs_sandbox
 def test_silent_child_does_not_outlive_the_limit() -> None:
     code = "import os, time\nif os.fork() == 0:\n    os.setsid(); os.close(0); os.close(1); os.close(2); time.sleep(60)\n"
@@ -40,18 +42,21 @@ def test_silent_child_does_not_outlive_the_limit() -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.fault("sandbox", "endless output", "cut at its limit")
 @needs_sandbox
 def test_endless_output_is_cut() -> None:
     result = run_program("while True: print('x' * 1000)")
     assert result.reason == "output-limit" and len(result.stdout) == run.OUTPUT_LIMIT
 
 
+@pytest.mark.fault("sandbox", "a memory bomb", "ended at its limit")
 @needs_sandbox
 def test_memory_limit_is_kept() -> None:
     result = run_program("x = bytearray(1 << 30)", memory_mb=200)
     assert result.reason == "error" and "MemoryError" in result.stderr
 
 
+@pytest.mark.fault("sandbox", "a fork bomb", "stops at the limit of processes")
 @needs_sandbox
 def test_fork_bomb_stops_by_itself() -> None:
     result = run_program("import os\nwhile True: os.fork()", time_limit=5)
@@ -115,6 +120,9 @@ ESCAPES = {
 }
 
 
+@pytest.mark.fault(
+    "sandbox", "a program tries to get out: network, files, processes, kernel", "every attempt fails"
+)
 @needs_sandbox
 @pytest.mark.parametrize("name", ESCAPES)
 def test_escape_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +134,7 @@ def test_escape_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.reason in ("error", "timeout"), result
 
 
+@pytest.mark.fault("sandbox", "a program leaves files and processes", "gone at the next run")
 @needs_sandbox
 def test_nothing_stays_between_runs() -> None:
     assert run_program("open('/work/x', 'w').write('1'); open('/tmp/x', 'w').write('1')").reason == "ok"
@@ -135,6 +144,7 @@ def test_nothing_stays_between_runs() -> None:
     )
 
 
+@pytest.mark.fault("sandbox", "the caller has open files and secrets", "not visible inside")
 @needs_sandbox
 def test_inherited_files_are_not_visible(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s")
@@ -147,6 +157,7 @@ def test_inherited_files_are_not_visible(tmp_path: Path) -> None:
         os.close(handle)
 
 
+@pytest.mark.fault("sandbox", "there is no bubblewrap", "refused, nothing runs")
 def test_refuses_when_a_tool_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.which
     monkeypatch.setattr(run.shutil, "which", lambda name: None if name == "bwrap" else real(name))

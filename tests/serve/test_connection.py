@@ -29,6 +29,7 @@ def answer(sock: socket.socket) -> tuple[int, dict]:
     return int(data.split()[1]), json.loads(data.split(b"\r\n\r\n", 1)[1])
 
 
+@pytest.mark.fault("server", "headers come byte by byte", "answered and closed in time")
 def test_a_head_that_does_not_arrive_is_answered_and_closed(start, monkeypatch):
     """Nothing at all, half a head, and a byte now and then."""
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.4)
@@ -76,6 +77,7 @@ def test_slow_heads_leave_room_for_others(server):
             sock.close()
 
 
+@pytest.mark.fault("server", "what arrives is no HTTP", "an error object")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -99,6 +101,7 @@ def test_what_is_no_http_gets_an_openai_error(server, sent, caplog):
     assert not [r for r in caplog.records if r.name.startswith("uvicorn") and r.levelname == "ERROR"]
 
 
+@pytest.mark.fault("server", "a chunked body breaks its form", "its own request ends")
 def test_a_chunk_that_is_no_chunk_ends_its_own_request(server, caplog):
     """Before the reply has begun, and after."""
     lines = ["POST /v1/completions HTTP/1.1", f"Host: {urlsplit(server[0]).netloc}"]
@@ -114,6 +117,7 @@ def test_a_chunk_that_is_no_chunk_ends_its_own_request(server, caplog):
     assert not [r for r in caplog.records if r.name.startswith("uvicorn") and r.levelname == "ERROR"]
 
 
+@pytest.mark.fault("server", "a client never reads", "dropped with what waits for it")
 def test_who_does_not_read_is_dropped_with_all_that_waits_for_it(start, monkeypatch):
     monkeypatch.setattr(connection, "READ_SECONDS", 0.5)
     body = {"prompt": "x", "max_tokens": 600, "n": 16, "logprobs": 20, "stream": True}
@@ -136,6 +140,7 @@ def test_who_does_not_read_is_dropped_with_all_that_waits_for_it(start, monkeypa
         assert b"[DONE]" not in got
 
 
+@pytest.mark.fault("server", "many clients send large bodies at once", "the sum is bounded")
 def test_bodies_held_are_bounded_for_all_clients_together(start, monkeypatch):
     with start(max_held=3 * 2**20) as (url, _):
         socks = [connect(url) for _ in range(2)]

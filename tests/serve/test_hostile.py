@@ -47,6 +47,7 @@ def head(url: str, length: int, *more: str) -> bytes:
     return "\r\n".join([*lines, f"Content-Length: {length}", *more, "", ""]).encode()
 
 
+@pytest.mark.fault("server", "a body of 100 MB", "refused, never held")
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_of_100_mb_is_refused_and_never_held(server, announced):
     """By the standard library's client, which must be let write before it reads the answer."""
@@ -67,6 +68,7 @@ def test_who_asks_first_need_not_send(server):
         assert sock.recv(4096).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.fault("server", "a body never arrives", "given up in time")
 def test_a_body_that_does_not_arrive_is_given_up(start):
     with start(body_seconds=0.3) as (url, _), connect(url) as sock:
         sock.sendall(head(url, 1000) + b'{"messages": ')
@@ -78,6 +80,7 @@ def test_a_body_that_does_not_arrive_is_given_up(start):
         assert answer.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.fault("server", "a client goes away within its request", "nothing is left of it")
 def test_a_client_that_goes_away_in_its_own_request_leaves_no_trace(server, caplog):
     for _ in range(5):
         with connect(server[0]) as sock:
@@ -106,6 +109,9 @@ COSTLY = [
 ]
 
 
+@pytest.mark.fault(
+    "server", "deep JSON, numbers of a million digits", "400 in bounded time, others are served"
+)
 @pytest.mark.parametrize("body", COSTLY, ids=lambda body: body[:36].decode("ascii", "replace"))
 def test_costly_json_is_refused_in_bounded_time_while_others_are_served(server, body):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -134,6 +140,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.fault("server", "a constraint that explodes", "its own request alone pays")
 @pytest.mark.parametrize("pattern", BOMBS, ids=lambda pattern: pattern[:20])
 def test_a_pattern_that_explodes_costs_its_own_request_bounded_time(server, pattern):
     pytest.importorskip("llguidance")
@@ -172,6 +179,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.fault("server", "any value in any field", "an answer or a 4xx")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_stands_in_a_field_the_answer_is_no_fault_of_the_servers(server, data):
@@ -197,6 +205,9 @@ def server_document(url: str, known: dict[str, dict] = {}) -> dict:  # noqa: B00
     return known[url]
 
 
+@pytest.mark.fault(
+    "server", "a client reads a byte now and then", "others are not slowed, what waits is bounded"
+)
 def test_a_slow_reader_slows_nobody(server):
     """Its connection is full and stays full; what waits for it is bounded by what it asked for."""
     url, service = server
@@ -214,6 +225,7 @@ def test_a_slow_reader_slows_nobody(server):
     assert len(service.engine.scheduler) == 0
 
 
+@pytest.mark.fault("server", "an empty key", "no key")
 def test_an_empty_key_is_no_key(model, tokenizer):
     for key in ("", "  "):
         with pytest.raises(UsageError, match="API key is empty"):
@@ -241,6 +253,7 @@ def test_a_fault_of_ours_is_said_in_the_same_shape(server, monkeypatch, caplog):
     assert httpx.get(url + "/health").status_code == 200
 
 
+@pytest.mark.fault("server", "the engine fails while requests arrive", "each gets an error")
 def test_requests_that_arrive_while_the_engine_fails_are_answered_too(start, monkeypatch):
     with start() as (url, service):
         go = threading.Event()

@@ -92,6 +92,7 @@ def loaded(saved) -> Iterator[tuple[str, int]]:
         yield found
 
 
+@pytest.mark.fault("server", "many clients at once", "each gets its own whole reply")
 @pytest.mark.parametrize(
     ("count", "slow"), [(200, 2), pytest.param(1000, 4, marks=pytest.mark.long)], ids=["200", "1000"]
 )

@@ -35,6 +35,7 @@ CASES += [
 ]  # others take what they get
 
 
+@pytest.mark.fault("server", "requests generated from the server's own document, valid and not", "no 5xx")
 @pytest.mark.parametrize("examples", [30, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("method", "path", "mode"), CASES)
 def test_no_request_makes_the_server_fail(server, method, path, mode, examples):

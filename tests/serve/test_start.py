@@ -78,6 +78,7 @@ BROKEN = [cut_short, only_begun, a_tensor_less, no_config, half_a_config, foreig
 BROKEN += [half_a_tokenizer, pickled]
 
 
+@pytest.mark.fault("server", "a checkpoint is half downloaded", "one line before anything is served")
 @pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
 def test_a_broken_folder_is_refused_before_anything_is_served(saved, damage):
     damage(saved)
@@ -86,6 +87,7 @@ def test_a_broken_folder_is_refused_before_anything_is_served(saved, damage):
     assert error.value.what and "\n" not in error.value.what and len(error.value.what) < 200
 
 
+@pytest.mark.fault("server", "the tokenizer is of another model", "one line before anything is served")
 def test_a_tokenizer_that_does_not_fit_the_embedding_rows(tokenizer, tmp_path):
     save_model(
         Qwen(ModelConfig(vocab_size=300, hidden_size=32, num_layers=1, num_heads=2, max_length=64)), tmp_path

@@ -68,6 +68,7 @@ def test_too_long_a_question_is_an_error_and_the_chat_goes_on(conversation):
     assert conversation.messages[0]["content"] == "short"
 
 
+@pytest.mark.fault("server", "a reply holds escape sequences", "they do not reach the terminal")
 def test_escape_sequences_do_not_reach_the_terminal():
     assert printable("a\x1b[31mb\n\tc\x07\x9bd\x7f") == "a[31mb\n\tcd"
 

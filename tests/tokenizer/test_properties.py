@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ BROKEN = st.sampled_from(BROKEN_PARTS)
 HOSTILE = st.lists(st.one_of(SPECIAL, BROKEN, st.text(max_size=6)), max_size=12).map("".join)
 
 
+@pytest.mark.fault("tokenizer", "any text at all", "decodes to its normal form")
 @QUICK
 @given(text=st.text())
 def test_round_trip_gives_the_normalised_text(small: Tokenizer, text: str) -> None:
@@ -53,6 +55,7 @@ def test_text_never_becomes_a_control_id(small: Tokenizer, text: str) -> None:
     assert small.decode(small.encode(text)) == normalise(text)
 
 
+@pytest.mark.fault("tokenizer", "100,000 texts made of pieces of control tokens", "no control id from any")
 def test_no_control_id_in_a_hundred_thousand_hostile_texts(small: Tokenizer) -> None:
     rng = random.Random(2023)
     parts = [*special_names(), *BROKEN_PARTS, "x", " ", "你好", "１", "\u0301"]
@@ -80,6 +83,7 @@ def test_stream_equals_decode_for_any_ids(small: Tokenizer, data: st.DataObject)
     assert stream.push(small.encode("a")[0]) == "a"  # usable again after finish()
 
 
+@pytest.mark.fault("tokenizer", "streamed ids cut characters into bytes", "no broken character is shown")
 @QUICK
 @given(text=st.text(st.characters(codec="utf-8"), max_size=20))
 def test_stream_shows_no_broken_character_of_valid_text(small: Tokenizer, text: str) -> None:

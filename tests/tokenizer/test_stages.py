@@ -179,6 +179,7 @@ def test_tokens_artefact(made: dict[str, Path]) -> None:
     assert not (made["tokens"] / "checkpoints").exists()
 
 
+@pytest.mark.fault("tokenizer", "a token shard is changed", "found by its checksum")
 def test_damaged_shards_are_found(made: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
     shutil.copytree(made["tokens"], folder)
@@ -191,6 +192,7 @@ def test_damaged_shards_are_found(made: dict[str, Path], tmp_path: Path) -> None
     assert main(["show", str(folder), "--verify"]) == 4
 
 
+@pytest.mark.fault("tokenizer", "packing is broken off at any write", "continues, same bytes")
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
 def test_packing_goes_on_after_a_crash(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int

@@ -30,6 +30,7 @@ def test_edges_round_trip(small: Tokenizer, text: str) -> None:
     assert small.decode(small.encode(text)) == unicodedata.normalize("NFC", text)
 
 
+@pytest.mark.fault("tokenizer", "text holds lone surrogates", "replaced, as in the release")
 def test_lone_surrogates_become_the_replacement_character(small: Tokenizer) -> None:
     assert small.decode(small.encode("a\ud800b")) == "a\ufffdb"
     assert small.decode(small.encode("\ud83d\ude00")) == "😀"  # two halves that belong together
@@ -40,6 +41,7 @@ def test_bytes_are_refused_with_advice(small: Tokenizer) -> None:
         small.encode(b"caf\xe9")  # type: ignore[arg-type]
 
 
+@pytest.mark.fault("tokenizer", "ids are negative or too large", "named in an error")
 @pytest.mark.parametrize("bad", [-1, 10**6, 3.5, None, "a", [1]])
 def test_ids_outside_the_vocabulary_are_named(small: Tokenizer, bad: object) -> None:
     with pytest.raises(DataError, match="is outside the vocabulary") as error:
@@ -88,6 +90,7 @@ def test_saved_files_are_readable(small: Tokenizer, tmp_path: Path) -> None:
         assert load_tokenizer(tmp_path / name).content == small.content
 
 
+@pytest.mark.fault("tokenizer", "a saved tokenizer is damaged", "said which file and why")
 def test_load_says_what_is_wrong(small: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tokenizer there"):
         load_tokenizer(tmp_path / "absent")
@@ -104,6 +107,7 @@ def test_load_says_what_is_wrong(small: Tokenizer, tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "torn.json")
 
 
+@pytest.mark.fault("tokenizer", "an encoding library disagrees with another", "it is not used")
 def test_engine_is_chosen_by_proof(small: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gigatoken")
     assert make_encoder(small.ranks).name == "gigatoken"
@@ -181,6 +185,9 @@ LONG: dict[str, Callable[[int], str]] = {
 }
 
 
+@pytest.mark.fault(
+    "tokenizer", "long runs of one character of every kind", "encoded, in time that grows with length only"
+)
 @pytest.mark.parametrize("engine", ["gigatoken", "tiktoken"])
 @pytest.mark.parametrize("name", LONG)
 def test_no_input_is_slow_or_refused(small: Tokenizer, name: str, engine: encoders.Name) -> None:

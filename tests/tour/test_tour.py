@@ -152,6 +152,7 @@ def start_until(out: Path, mark: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.fault("artefacts", "a whole recipe is killed", "continues at the stage it had reached")
 def test_killed_tour_continues_at_the_stage_reached(half: Path) -> None:
     process = start_until(half, half / "base" / "STARTED")
     process.kill()
@@ -160,6 +161,7 @@ def test_killed_tour_continues_at_the_stage_reached(half: Path) -> None:
     assert up_to_date(half) == ["primer", "corpus", "tokenizer", "tokens"]
 
 
+@pytest.mark.fault("artefacts", "Ctrl-C in a recipe", "said, exit code 130")
 def test_interrupted_tour_says_so_and_exits_130(half: Path) -> None:
     process = start_until(half, half / "base" / "metrics.jsonl")
     process.send_signal(signal.SIGINT)
@@ -168,6 +170,7 @@ def test_interrupted_tour_says_so_and_exits_130(half: Path) -> None:
     assert artifact.find(half / "base") is None
 
 
+@pytest.mark.fault("artefacts", "two recipes in one folder", "the second is refused")
 def test_two_tours_in_one_folder_refuse_each_other(half: Path) -> None:
     process = start_until(half, half / "base" / "STARTED")
     try:

@@ -156,6 +156,7 @@ def copy_of(pair: tuple[Path, list[dict[str, bytes]]], folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.fault("checkpoints", "the newest checkpoint is torn", "the one before is used, and that is said")
 @given(found=st.lists(damages, min_size=1, max_size=3))
 @example(found=[Damage("checkpoint.json", "empty table", 0, 0)])
 @example(found=[Damage("checkpoint.json", "other JSON", 0, 5)])
@@ -183,6 +184,7 @@ def test_a_damaged_newest_falls_back_and_says_so(
     assert ("step-00000002 is damaged" in said.getvalue()) == (step == 1)
 
 
+@pytest.mark.fault("checkpoints", "all checkpoints are damaged", "an error; nothing is begun anew in silence")
 @given(one=damages, other=damages)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_when_all_are_damaged_the_run_is_not_begun_again_in_silence(
@@ -200,6 +202,7 @@ def test_when_all_are_damaged_the_run_is_not_begun_again_in_silence(
         assert state is not None and bits(model, optimizer) == pair[1][state["step"] - 1]
 
 
+@pytest.mark.fault("checkpoints", "a file of another save lies in a checkpoint", "counted as damage")
 def test_a_file_that_the_record_does_not_know_is_damage(tmp_path: Path) -> None:
     """A divided tensor's rows would be read from it."""
     model, optimizer = model_and_optimizer()
@@ -219,6 +222,7 @@ def test_a_damaged_later_one_is_replaced(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.fault("checkpoints", "a bit flips anywhere in a checkpoint", "found before it is used")
 def test_every_single_bit_flip_is_found(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
     path = save(tmp_path, 1, model, optimizer)
@@ -236,6 +240,9 @@ def test_every_single_bit_flip_is_found(tmp_path: Path) -> None:
 # ---- saves that do not get to their end ---------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "checkpoints", "death at each flush and rename of a save", "the checkpoint before it loads"
+)
 def test_death_at_any_file_operation_leaves_a_sound_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +287,7 @@ def test_death_at_any_file_operation_leaves_a_sound_checkpoint(
     pytest.fail("a save never finished")
 
 
+@pytest.mark.fault("checkpoints", "the disk is full during a save", "what was saved stays")
 def test_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = model_and_optimizer()
     save(tmp_path, 1, model, optimizer)
@@ -315,6 +323,9 @@ class Slow:
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.fault(
+    "checkpoints", "weights change while a save is written", "what is written is the moment of the save"
+)
 def test_training_goes_on_while_a_save_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is written is the state at the save, whatever happens to it meanwhile."""
     model, optimizer = model_and_optimizer()
@@ -337,6 +348,7 @@ def test_training_goes_on_while_a_save_is_written(tmp_path: Path, monkeypatch: p
     assert {group["lr"] for group in other_optimizer.param_groups} != {7.0}
 
 
+@pytest.mark.fault("checkpoints", "a save in the background fails", "the run hears of it")
 @pytest.mark.parametrize("following", ["save", "wait", "end", "interrupted"])
 def test_an_error_in_the_background_shows_at_the_next_call(
     following: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -391,6 +403,7 @@ def test_a_save_under_way_is_finished_before_a_run_ends(
     assert load(tmp_path, model, optimizer) == {"step": 2}
 
 
+@pytest.mark.fault("checkpoints", "Ctrl-C while the last save is written", "ends the wait, exit in order")
 def test_ctrl_c_ends_the_wait_for_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = model_and_optimizer()
     slow = Slow(monkeypatch)
@@ -409,12 +422,14 @@ def test_ctrl_c_ends_the_wait_for_a_save(tmp_path: Path, monkeypatch: pytest.Mon
 # ---- other --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("checkpoints", "a checkpoint is of another shape", "refused")
 def test_another_shape_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1, *model_and_optimizer(width=5))
     with pytest.raises(DataError, match="of another model"):
         load(tmp_path, *model_and_optimizer(width=7))
 
 
+@pytest.mark.fault("checkpoints", "state could be stored as code", "no pickle is written or read")
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     path = save(tmp_path, 1, *model_and_optimizer())
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}

@@ -83,6 +83,7 @@ def alone(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.fault("training", "a run goes on with another number of processes", "same bits")
 def test_one_two_and_four_processes_give_the_same_bits(inputs: list[str], tmp_path: Path) -> None:
     """Weights, optimizer, metrics; with dropout, and one of the runs killed in between."""
     changes = {"parallel__shards": 4, "steps": 12, "eval_interval": 6, "model__dropout": 0.1}
@@ -101,6 +102,11 @@ def test_one_two_and_four_processes_give_the_same_bits(inputs: list[str], tmp_pa
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in "124"}) == 1
 
 
+@pytest.mark.fault(
+    "training",
+    "a run with divided weights is killed and goes on with another number of processes",
+    "the same curve",
+)
 def test_divided_weights_give_the_curve_of_one_process(
     inputs: list[str], alone: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +136,9 @@ def test_hybrid_sharding_and_recomputed_activations(inputs: list[str], alone: Pa
     assert same_curve(alone, tmp_path / "base")
 
 
+@pytest.mark.fault(
+    "training", "one process stops without dying", "the others end within the limit and name it"
+)
 @pytest.mark.parametrize("strategy", ["replicate", "shard"])
 def test_a_frozen_process_is_named_and_ends_the_run(inputs: list[str], tmp_path: Path, strategy: str) -> None:
     count = 4 if strategy == "shard" else 2
@@ -151,6 +160,7 @@ def test_a_frozen_process_is_named_and_ends_the_run(inputs: list[str], tmp_path:
     assert sorted((out / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.fault("training", "SIGTERM reaches one of several processes", "all save and stop, exit code 130")
 def test_a_signal_to_one_process_saves_and_stops_all(inputs: list[str], tmp_path: Path) -> None:
     out, changes = tmp_path / "base", {"parallel__shards": 2, "steps": 5000}
     running = start(2, inputs, out, **changes)

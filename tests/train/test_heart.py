@@ -129,6 +129,9 @@ def bad_evaluation() -> None:
     pretrain.bits_per_byte = bad  # type: ignore[assignment]
 
 
+@pytest.mark.fault(
+    "training", "one process has an error of its own", "shown once, all end with its exit code"
+)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_bug_shows_its_traceback_once(rank: int, inputs: list[str], tmp_path: Path) -> None:
     """Also in a process that is quiet otherwise."""
@@ -141,6 +144,7 @@ def test_a_bug_shows_its_traceback_once(rank: int, inputs: list[str], tmp_path: 
 # ---- a process is silent ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("training", "the process that all talk through is killed", "named by the others")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_main_process_that_holds_the_store_is_named(
     number: signal.Signals, inputs: list[str], tmp_path: Path
@@ -165,6 +169,7 @@ def wait_for_ever() -> None:
     heart.GRACE = 2.0
 
 
+@pytest.mark.fault("training", "a process hangs inside a collective", "it says why and is ended")
 def test_a_process_that_cannot_get_out_of_a_collective_says_why_and_is_ended(
     inputs: list[str], tmp_path: Path
 ) -> None:
@@ -186,6 +191,9 @@ def before_they_meet() -> None:
     distributed._agree = killed
 
 
+@pytest.mark.fault(
+    "training", "a launcher restarts processes with the store of the last ones", "nothing old is believed"
+)
 def test_torchrun_may_start_them_again(inputs: list[str], tmp_path: Path) -> None:
     """Its store keeps what the last ones told: their addresses, and that their run has failed."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -220,6 +228,11 @@ def full_disk() -> None:
     checkpoint._save_tensors = save
 
 
+@pytest.mark.fault(
+    "checkpoints",
+    "one of several processes cannot write its part",
+    "all end, it is named, the last whole save is used",
+)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_full_disk_of_one_process_ends_all_and_is_named(
     rank: int, inputs: list[str], tmp_path: Path
@@ -242,6 +255,7 @@ def test_a_full_disk_of_one_process_ends_all_and_is_named(
 PLACE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
+@pytest.mark.fault("training", "half of a launcher's environment is set", "refused with what is missing")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -269,6 +283,7 @@ def test_half_an_environment_is_refused(
     assert "torchrun" in str(refused.value)
 
 
+@pytest.mark.fault("training", "the main process never comes", "said within the limit")
 def test_a_process_whose_main_one_never_comes_says_so(inputs: list[str], tmp_path: Path) -> None:
     settings = {**SETTINGS, "parallel.timeout": 1}
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]

@@ -106,6 +106,9 @@ def same(out: Path, whole: Path) -> None:
     assert len(bits) == 4 and bits == other.manifest["facts"]["checkpoint"]
 
 
+@pytest.mark.fault(
+    "training", "SIGKILL at twenty random moments of a run", "weights, optimizer and records in the same bits"
+)
 @pytest.mark.slow
 def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
     rng = random.Random(20)

@@ -339,6 +339,7 @@ def test_adapters_of_query_key_and_value_become_one(tmp_path: Path) -> None:
     assert torch.equal(layer(merge(model), "blocks.1.attn.qkv").weight, want.float())
 
 
+@pytest.mark.fault("files from strangers", "an adapter of another model", "refused")
 def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
     model = tiny()
     add_lora(model, small(), 0)

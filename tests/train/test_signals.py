@@ -11,6 +11,7 @@ from openqwen.core.errors import Interrupted
 from openqwen.train.signals import stop_on_signal
 
 
+@pytest.mark.fault("training", "SIGINT arrives in the last step", "obeyed")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_step_is_not_lost(number: signal.Signals) -> None:
     before = signal.getsignal(number)
@@ -29,6 +30,9 @@ def test_a_signal_while_the_body_ends_is_not_lost() -> None:
         ending.callback(signal.raise_signal, signal.SIGTERM)
 
 
+@pytest.mark.fault(
+    "training", "a second interrupt while a save is written", "stops at once, the last save is sound"
+)
 def test_a_second_interrupt_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signal():
         signal.raise_signal(signal.SIGINT)

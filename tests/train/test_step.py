@@ -80,6 +80,9 @@ def one_step(
     return clip_and_step(optimizer, loss, OptimConfig(clip=1.0, max_bad_steps=3), guard, step=step)
 
 
+@pytest.mark.fault(
+    "training", "a gradient is not a number", "the step is skipped everywhere, the next one is not"
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_bad_step_is_skipped_and_the_next_is_not(bad: float) -> None:
     model = nn.Linear(2, 2)
@@ -94,6 +97,7 @@ def test_a_bad_step_is_skipped_and_the_next_is_not(bad: float) -> None:
     assert (guard.skipped, guard.in_a_row) == (1, 0)
 
 
+@pytest.mark.fault("training", "gradients stay broken", "the run stops")
 def test_too_many_bad_steps_stop_the_run() -> None:
     model = nn.Linear(2, 2)
     optimizer, guard = make_optimizer(model, OptimConfig()), Guard(limit=3)

@@ -310,6 +310,7 @@ def test_every_row_counts_once_and_all_make_as_many_passes(count: int, shards: i
 POISON = {"pretrain": "documents.train.jsonl:45", "sft": "chat.jsonl:91", "reward": "pairs.jsonl:21"}
 
 
+@pytest.mark.fault("training", "a document gives no finite loss", "its steps are skipped, its id is named")
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
 def test_a_bad_document_costs_its_steps_alone_and_is_named(
     stage: str, inputs: dict[str, dict[str, Path]], tmp_path: Path
@@ -332,6 +333,7 @@ def test_a_bad_document_costs_its_steps_alone_and_is_named(
     (load_scalar if stage == "reward" else load_model)(found.path)  # refuses what is not finite
 
 
+@pytest.mark.fault("training", "the loss jumps", "recorded with the documents of the step")
 def test_a_row_nobody_learnt_is_a_spike_with_its_document(
     inputs: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
@@ -377,6 +379,7 @@ def test_documents_come_in_the_order_of_the_loss_of_their_micro_batch() -> None:
 # ---- the same after a restart -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("training", "a run is killed between saves", "redone steps write the same records")
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
 def test_killed_and_restarted_all_records_are_the_same(
     stage: str, inputs: dict[str, dict[str, Path]], tmp_path: Path

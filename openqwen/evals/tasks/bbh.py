@@ -8,28 +8,24 @@ items, satisfy the primer's check.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from openqwen.data.primer import check
-from openqwen.evals.task import Ask, Item, Task, constant_guess, records, take
+from openqwen.evals.task import Ask, Item, Task, constant_guess, take
 
 _SAID = re.compile(r"(?i:answer is)\s*:?\s*(.*)")
 _STEP = "A: Let's think step by step."
 
 
-def read(path: Path) -> list[Item]:
+def parse(record: Item, place: str) -> Item:
     """The published form (input, target) and the primer's (question, answer)."""
-    return [
-        {
-            "id": str(take(record, place, "id")),
-            "task": str(take(record, place, "task")),
-            "question": take(record, place, "input", "question"),
-            "answer": str(take(record, place, "target", "answer")),
-            "ours": "question" in record,
-            "split": record.get("split", "test"),
-        }
-        for place, record in records(path)
-    ]
+    return {
+        "id": str(take(record, place, "id")),
+        "task": str(take(record, place, "task")),
+        "question": take(record, place, "input", "question"),
+        "answer": str(take(record, place, "target", "answer")),
+        "ours": "question" in record,
+        "split": record.get("split", "test"),
+    }
 
 
 def query(item: Item) -> str:
@@ -71,7 +67,7 @@ def chat_answer(item: Item) -> str:
 TASK = Task(
     name="bbh",
     title="BBH",
-    read=read,
+    parse=parse,
     base=Ask(query, answer, judge=judge, stop=("\n\n", "Q:")),
     chat=Ask(chat_query, chat_answer, judge=judge_chat),
     chance=constant_guess,

@@ -2,17 +2,16 @@
 
 Report §2.6, Table 2 (8-shot) and Tables 5 and 12 (0-shot chat). Extraction equals the released scripts', oddities
 included: a base model's answer is the last run of digits, without sign, decimals or thousands ("1,234" is 234, "$18.00"
-is 0); a chat model's is the last signed number.
+is 0); a chat model's is the last signed number. Harness (strict match): what follows the first "####".
 """
 
 from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 
 from openqwen.core.errors import DataError
-from openqwen.evals.task import Ask, Item, Task, constant_guess, records, take
+from openqwen.evals.task import Ask, Item, Task, constant_guess, identity, take
 
 _GOLD = re.compile(r"#### (-?[0-9.,]+)")
 _DIGITS = re.compile(r"\d+")
@@ -20,24 +19,20 @@ _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d*)?")
 STEP = "Let's think step by step"
 
 
-def read(path: Path) -> list[Item]:
+def parse(record: Item, place: str) -> Item:
     """Records whose answer ends in `#### number`."""
-    items = []
-    for place, record in records(path):
-        answer = take(record, place, "answer")
-        gold = _GOLD.search(answer)
-        if not gold:
-            raise DataError("answer without '#### number'", where=place)
-        items.append(
-            {
-                "id": str(take(record, place, "id")),
-                "question": take(record, place, "question"),
-                "working": re.sub(r"<<.*?>>", "", answer[: gold.start()]).strip(),
-                "answer": gold[1].replace(",", ""),
-                "split": record.get("split", "test"),
-            }
-        )
-    return items
+    answer = take(record, place, "answer")
+    gold = _GOLD.search(answer)
+    if not gold:
+        raise DataError("answer without '#### number'", where=place)
+    return {
+        "id": identity(record, place),
+        "question": take(record, place, "question"),
+        "working": re.sub(r"<<.*?>>", "", answer[: gold.start()]).strip(),
+        "solution": answer,
+        "answer": gold[1].replace(",", ""),
+        "split": record.get("split", "test"),
+    }
 
 
 def parse_shots(text: str) -> list[Item]:
@@ -97,6 +92,21 @@ def _value(gold: str) -> float:
     return float(gold.rstrip("."))
 
 
+def harness_query(item: Item) -> str:
+    return f"Question: {item['question']}\nAnswer:"
+
+
+def harness_answer(item: Item) -> str:
+    return f" {item['solution']}\n\n"
+
+
+def harness_judge(text: str, item: Item) -> bool:
+    found = _GOLD.search(text)
+    return found is not None and found[1].replace(",", "").removesuffix(".") == item["answer"].removesuffix(
+        "."
+    )
+
+
 def chat_query(item: Item) -> str:
     return str(item["question"])
 
@@ -108,8 +118,15 @@ def chat_answer(item: Item) -> str:
 TASK = Task(
     name="gsm8k",
     title="GSM8K",
-    read=read,
+    parse=parse,
     base=Ask(query, answer, judge=judge_base, stop=("\n\n", "Question:")),
     chat=Ask(chat_query, chat_answer, judge=judge_chat),
     chance=constant_guess,
+    harness=Ask(
+        harness_query,
+        harness_answer,
+        judge=harness_judge,
+        stop=("Question:", "</s>", "<|im_end|>"),
+        tokens=256,
+    ),
 )

@@ -8,27 +8,24 @@ that body, the tests; it runs in the sandbox or not at all.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from openqwen.evals.task import Ask, Item, Task, no_guess, records, take
+from openqwen.evals.languages import guard
+from openqwen.evals.task import Ask, Item, Task, no_guess, take
 
 _FENCE = re.compile(r"```[^\n]*\n(.*?)```", re.DOTALL)
 _END = re.compile(r"\n\n|\ndef |\nclass |\nif __name__|\nprint\(")
 
 
-def read(path: Path) -> list[Item]:
+def parse(record: Item, place: str) -> Item:
     """{"id", "prompt", "entry_point", "test", "answer" (canonical solution)}."""
-    return [
-        {
-            "id": str(take(record, place, "task_id", "id")),
-            "prompt": take(record, place, "prompt"),
-            "entry_point": take(record, place, "entry_point"),
-            "test": take(record, place, "test"),
-            "answer": take(record, place, "canonical_solution"),
-            "split": record.get("split", "test"),
-        }
-        for place, record in records(path)
-    ]
+    return {
+        "id": str(take(record, place, "task_id", "id")),
+        "prompt": take(record, place, "prompt"),
+        "entry_point": take(record, place, "entry_point"),
+        "test": take(record, place, "test"),
+        "answer": take(record, place, "canonical_solution"),
+        "split": record.get("split", "test"),
+    }
 
 
 def query(item: Item) -> str:
@@ -74,7 +71,8 @@ def chat_program(text: str, item: Item) -> str:
 
 
 def _whole(item: Item, completion: str) -> str:
-    return f"{item['prompt']}{completion}\n\n{item['test']}\ncheck({item['entry_point']})\n"
+    name = item["entry_point"]
+    return f"{item['prompt']}{completion}\n{guard([name])}\n{item['test']}\ncheck({name})\n"
 
 
 def chat_query(item: Item) -> str:
@@ -94,7 +92,7 @@ def chat_answer(item: Item) -> str:
 TASK = Task(
     name="humaneval",
     title="HumanEval",
-    read=read,
+    parse=parse,
     base=Ask(query, answer, program=program, stop=("\n\n", "\ndef ")),
     chat=Ask(chat_query, chat_answer, program=chat_program),
     chance=no_guess,

@@ -9,35 +9,29 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from pathlib import Path
 
 from openqwen.core.errors import DataError
-from openqwen.evals.task import Ask, Item, Task, constant_guess, records, take
+from openqwen.evals.task import Ask, Item, Task, constant_guess, identity, take
 
 _SAID = re.compile(r"(?i:answer is)\s*:?\s*(.+?)(?:\.\s|\.?$)", re.MULTILINE)
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _DROP = ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "$", "\\%", "%", "^\\circ", "^{\\circ}", "\\$")
 
 
-def read(path: Path) -> list[Item]:
+def parse(record: Item, place: str) -> Item:
     """The published form (problem, solution with \\boxed) and the primer's (question, answer with ####)."""
-    items = []
-    for number, (place, record) in enumerate(records(path)):
-        solution = take(record, place, "solution", "answer")
-        working, mark, gold = solution.rpartition("#### ")
-        answer = gold.strip() if mark else boxed(solution)
-        if answer is None:
-            raise DataError("solution without \\boxed{answer} or '#### answer'", where=place)
-        items.append(
-            {
-                "id": str(record.get("id", record.get("idx", number))),
-                "question": take(record, place, "problem", "question"),
-                "working": working.strip() if mark else solution,
-                "answer": answer,
-                "split": record.get("split", "test"),
-            }
-        )
-    return items
+    solution = take(record, place, "solution", "answer")
+    working, mark, gold = solution.rpartition("#### ")
+    answer = gold.strip() if mark else boxed(solution)
+    if answer is None:
+        raise DataError("solution without \\boxed{answer} or '#### answer'", where=place)
+    return {
+        "id": identity(record, place, "idx", "unique_id"),
+        "question": take(record, place, "problem", "question"),
+        "working": working.strip() if mark else solution,
+        "answer": answer,
+        "split": record.get("split", "test"),
+    }
 
 
 def boxed(text: str) -> str | None:
@@ -115,7 +109,7 @@ def judge_chat(text: str, item: Item) -> bool:
 TASK = Task(
     name="math",
     title="MATH",
-    read=read,
+    parse=parse,
     base=Ask(query, answer, judge=judge, stop=("\n\n", "Problem:")),
     chat=Ask(chat_query, chat_answer, judge=judge_chat),
     chance=constant_guess,

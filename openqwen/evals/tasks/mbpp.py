@@ -7,33 +7,27 @@ and [DONE] is the one of the set's own paper.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from openqwen.evals.task import Ask, Item, Task, no_guess, records, take
+from openqwen.evals.languages import guard
+from openqwen.evals.task import Ask, Item, Task, no_guess, take
 from openqwen.evals.tasks.humaneval import _FENCE
 
+_CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 _DEV = range(2, 5)  # the published set's few-shot examples are its tasks 2, 3 and 4
 
 
-def read(path: Path) -> list[Item]:
+def parse(record: Item, place: str) -> Item:
     """The published form (text, code, test_list) and the primer's (prompt, test)."""
-    items = []
-    for place, record in records(path):
-        tests = (
-            record["test_list"] if "test_list" in record else take(record, place, "test").strip().split("\n")
-        )
-        number = record.get("task_id")
-        items.append(
-            {
-                "id": str(take(record, place, "task_id", "id")),
-                "question": take(record, place, "text", "prompt"),
-                "tests": [line for line in tests if line.strip()],
-                "setup": record.get("test_setup_code", ""),
-                "answer": take(record, place, "code", "canonical_solution").replace("\r\n", "\n"),
-                "split": record.get("split") or ("dev" if number in _DEV else "test"),
-            }
-        )
-    return items
+    tests = record["test_list"] if "test_list" in record else take(record, place, "test").strip().split("\n")
+    number = record.get("task_id")
+    return {
+        "id": str(take(record, place, "task_id", "id")),
+        "question": take(record, place, "text", "prompt"),
+        "tests": [line for line in tests if line.strip()],
+        "setup": record.get("test_setup_code", ""),
+        "answer": take(record, place, "code", "canonical_solution").replace("\r\n", "\n"),
+        "split": record.get("split") or ("dev" if number in _DEV else "test"),
+    }
 
 
 def query(item: Item) -> str:
@@ -60,7 +54,7 @@ def chat_program(text: str, item: Item) -> str:
 
 def _whole(code: str, item: Item) -> str:
     tests = "\n".join(item["tests"])
-    return f"{code.strip()}\n\n{item['setup']}\n{tests}\n"
+    return f"{code.strip()}\n{guard(_CALLED.findall(tests))}\n{item['setup']}\n{tests}\n"
 
 
 def chat_query(item: Item) -> str:
@@ -74,7 +68,7 @@ def chat_answer(item: Item) -> str:
 TASK = Task(
     name="mbpp",
     title="MBPP",
-    read=read,
+    parse=parse,
     base=Ask(query, answer, program=program, stop=("[DONE]",)),
     chat=Ask(chat_query, chat_answer, program=chat_program),
     chance=no_guess,

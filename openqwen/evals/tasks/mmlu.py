@@ -2,7 +2,7 @@
 
 Report §2.6, Table 2 (5-shot) and §3.3, Table 5 (0-shot). Base: a header with the subject, examples, and the letter
 " A".." D" of the highest probability. Chat: an instruction, and the letter is read from the reply. Both layouts equal
-the released scripts'.
+the released scripts'. Harness: the same letters, without "Question:".
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ def header(item: Item) -> str:
 
 def query(item: Item) -> str:
     return f"Question: {item['question']}\n{choice.lines(item)}Answer:"
+
+
+def harness_query(item: Item) -> str:
+    return f"{item['question'].strip()}\n{choice.lines(item)}Answer:"
 
 
 def answer(item: Item) -> str:
@@ -36,8 +40,9 @@ def chat_answer(item: Item) -> str:
 TASK = Task(
     name="mmlu",
     title="MMLU",
-    read=choice.read,
+    parse=choice.parse,
     base=Ask(query, answer, header, letters=(" A", " B", " C", " D")),
     chat=Ask(chat_query, chat_answer, judge=choice.judge("en")),
     chance=uniform_guess,
+    harness=Ask(harness_query, answer, header, options=choice.letter_options(" ")),
 )

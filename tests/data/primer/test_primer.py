@@ -211,6 +211,9 @@ def test_check_rejects_every_wrong_reply() -> None:
     assert len(tasks) == 9
 
 
+@pytest.mark.fault(
+    "data", "a reply to be checked is code or many answers", "read, never run; one answer counts"
+)
 def test_check_wants_one_answer_and_never_runs_code() -> None:
     flag = {"task": "fact", "lang": "en", "answer": "red"}
     assert check(flag, "The flag is RED. I hope this helps!")

@@ -191,6 +191,7 @@ $\\href{javascript:window.hit=11}{x}$ $</math><script>window.hit=12</script>$
 """
 
 
+@pytest.mark.fault("server", "a reply holds scripts and markup", "shown as text")
 def test_hostile_text_is_text(scripted):
     page = scripted(events(HOSTILE), events(f"Thought: x\nAction: {HOSTILE[:60]}\nAction Input: {HOSTILE}"))
     say(page, HOSTILE)
@@ -212,6 +213,7 @@ def test_hostile_text_is_text(scripted):
     assert page.title().startswith("<script>window.hit = 1") and page.locator("#list").inner_text()
 
 
+@pytest.mark.fault("server", "a reply is made to be slow to render", "bounded time")
 @pytest.mark.parametrize(
     "text",
     ["*a " * 30_000, "[" * 60_000, "`" * 50_001, "` `` " * 15_000, "$a" * 30_000, "_a" * 30_000, "> " * 20_000,
@@ -286,6 +288,7 @@ def test_tool_calls_stream_into_a_card_and_take_a_result(scripted):
     ]
 
 
+@pytest.mark.fault("server", "a reply links a picture elsewhere", "not fetched")
 def test_pictures_of_tools_are_shown_and_others_not_fetched(made):
     parts = [{"type": "text", "text": "plot"}, {"type": "image_url", "image_url": {"url": PNG}}]
     parts.append({"type": "image_url", "image_url": {"url": "https://tracker.invalid/x.png"}})
