@@ -156,7 +156,9 @@ def model_scores_documents(command: str, folder: Path) -> None:
 def code_is_taken(command: str, folder: Path) -> None:
     checkout = folder / "checkout"
     (checkout / ".git").mkdir(parents=True)
-    (checkout / "tool.py").write_text("# SPDX-License-Identifier: MIT\ndef twice(number):\n    return 2 * number\n")
+    (checkout / "tool.py").write_text(
+        "# SPDX-License-Identifier: MIT\ndef twice(number):\n    return 2 * number\n"
+    )
     (checkout / "closed.py").write_text("def secret():\n    return 'nobody may take this'\n")
     output(command.replace("PATH", "checkout"), folder)
     lines = (folder / "out" / "code" / "files.jsonl").read_text(encoding="utf-8").splitlines()

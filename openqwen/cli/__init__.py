@@ -23,6 +23,11 @@ COMMANDS = (
     ("sft", "openqwen.cli.training:sft", "§3.1  Supervised finetuning to a chat model."),
     ("tags", "openqwen.cli.tags:tags", "§3.2.1  Tag prompts; choose those that cover the most tags."),
     ("sample", "openqwen.cli.sample:sample", "§3.2.1  Replies to annotate, of several models and settings."),
+    (
+        "annotate",
+        "openqwen.cli.annotate:app",
+        "§3.3  People rank replies of several models blind (Figure 4).",
+    ),
     ("pairs", "openqwen.cli.sample:pairs", "§3.2.1  Comparison pairs of replies that somebody has scored."),
     ("pmp", "openqwen.cli.training:pmp", "§3.2.1  Preference-model pretraining."),
     ("reward", "openqwen.cli.training:reward", "§3.2.1  Reward model (Table 4)."),

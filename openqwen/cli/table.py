@@ -169,7 +169,8 @@ def read_sets(
 ) -> tuple[dict[str, list[Any]], dict[str, str], dict[str, Mapping[str, Any]]]:
     """(items of each task there is, why each other one is missing, where the items came from).
 
-    A file TASK.jsonl, as a primer has it, or the set's published form (sets.py). Rows that are no item of their task are left out and counted.
+    A file TASK.jsonl, as a primer has it, or the set's published form (sets.py). Rows that are no item of their task
+    are left out and counted.
     """
     from openqwen.evals.sets import load
     from openqwen.evals.tasks import TASKS

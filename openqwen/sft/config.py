@@ -34,7 +34,9 @@ class SFTConfig(TrainingConfig):
     steps: Count = setting(4000, source="report §3.1.2", gt=0)
     dropout: float = setting(0.1, source="report §3.1.2", ge=0, lt=1)
     mask: Literal["report", "released-script", "everything"] = setting(
-        "report", source="report §3.1.2", doc="which tokens are trained; held-out loss is of replies with each"
+        "report",
+        source="report §3.1.2",
+        doc="which tokens are trained; held-out loss is of replies with each",
     )
     lora: LoraConfig | None = setting(
         None, source="report §3.1.2", doc="none: all weights are trained; any lora.* setting trains adapters"
