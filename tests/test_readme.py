@@ -232,6 +232,33 @@ def table_has_both_origins(command: str, folder: Path) -> None:
     assert "published" in shown and "ours" in shown and "74.78" in shown
 
 
+def alternatives_stand_on_one_table(command: str, folder: Path) -> None:
+    shown = output(command, folder)
+    assert all(name in shown for name in ("chat", "ppo", "best of 16", "true reward"))
+
+
+def table_is_filled(command: str, folder: Path) -> None:
+    assert "ours: base" in output(command.replace("PATH", "out/tour/primer/benchmarks"), folder)
+
+
+def numbers_are_verified(command: str, folder: Path) -> None:
+    table_is_filled("openqwen table 2 --model out/tour/base --data PATH --out out/table2", folder)
+    assert "5 of 5 numbers are the same" in output(command, folder)
+
+
+def instructions_are_written(command: str, folder: Path) -> None:
+    output(command, folder)
+    assert (folder / "instructions.jsonl").read_text(encoding="utf-8").count("\n") == 150
+
+
+def agent_has_tools(command: str, folder: Path) -> None:
+    (folder / "tools.py").write_text(
+        'def twice(number: int) -> int:\n    """Doubles a number."""\n    return 2 * number\n',
+        encoding="utf-8",
+    )
+    assert "twice" in output(command.replace("PATH", "tools.py"), folder, "/tools\nhello\n/quit\n")
+
+
 def curves_are_drawn(command: str, folder: Path) -> None:
     output(command, folder)
     page = (folder / "out" / "page" / "report.html").read_text(encoding="utf-8")
@@ -348,6 +375,11 @@ Check = Callable[[str, Path], None]
 COMPARED = (
     "openqwen serve out/tour/rlhf --also sft=out/tour/chat --reward out/tour/reward --preferences out/chosen"
 )
+ALTERNATIVES = (
+    "openqwen compare --model chat=out/tour/chat --model ppo=out/tour/rlhf --prompts "
+    "out/tour/primer/prompts.heldout.jsonl --reward out/tour/reward --tokens out/tour/tokens --out out/compared "
+    "--recipe tour"
+)
 ALONE: dict[str, Check] = {
     "openqwen --help": every_command_is_listed,
     "openqwen tour --plan": plan_names_every_step,
@@ -364,6 +396,7 @@ ALONE: dict[str, Check] = {
     "openqwen chat Qwen/Qwen-1_8B-Chat": released_model_answers,
     "openqwen import Qwen/Qwen-1_8B --out out/qwen": released_model_is_imported,
     "openqwen tags --prompts PATH --size 8 --out out/prompts": prompts_are_chosen,
+    "openqwen annotate instructions --out instructions.jsonl": instructions_are_written,
     "openqwen selfcheck": every_check_holds,
     "openqwen sandbox doctor": sandbox_is_proven,
 }
@@ -376,6 +409,10 @@ AFTER_A_TOUR: dict[str, Check] = {
     'openqwen data why out/tour/corpus "TEXT" --model out/tour/rlhf': text_has_an_account,
     "openqwen data certificate out/tour/corpus --benchmark PATH --out cert.json": benchmark_is_certified,
     "openqwen table 4": table_has_both_origins,
+    "openqwen table 2 --model out/tour/base --data PATH --out out/table2": table_is_filled,
+    "openqwen eval verify out/table2": numbers_are_verified,
+    "openqwen agent out/tour/rlhf --tools PATH": agent_has_tools,
+    ALTERNATIVES: alternatives_stand_on_one_table,
     "openqwen report out/tour --out out/page": curves_are_drawn,
     "openqwen export out/tour/rlhf --format qwen2 --out qwen2": model_is_exported,
     "openqwen chat out/tour/rlhf": chat_answers,
