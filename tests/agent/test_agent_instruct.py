@@ -201,6 +201,7 @@ def test_a_model_at_an_address_makes_its_own_data(tmp_path: Path, given_seeds: P
     assert any("pack boots" in text for text in later), "what was kept is an example of later rounds"
 
 
+@pytest.mark.fault("agent", "making tool data is killed", "goes on after its last whole round, same bytes")
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, given_seeds: Path) -> None:
     inputs, limit = {"tools": given_seeds}, [10_000]
     answer = writer()

@@ -43,6 +43,11 @@ def misbehave(tools: list[Tool], how: str) -> tuple[str, str | None]:
     return Toolbox(tools, max_observation=100).call("misbehave", json.dumps({"how": how}))
 
 
+@pytest.mark.fault(
+    "agent",
+    "a tool of an MCP server raises, returns megabytes or pictures",
+    "told as an observation, bounded",
+)
 def test_what_goes_wrong_becomes_an_observation(tools: list[Tool]) -> None:
     assert "Error executing tool misbehave" in str(misbehave(tools, "raise")[1])
     assert misbehave(tools, "long")[0].endswith(f"({(3 << 20) - 100} more characters)")
@@ -60,6 +65,7 @@ def test_arguments_are_checked_before_the_server_sees_them(tools: list[Tool]) ->
         _checker({"type": "nonsense"})({})
 
 
+@pytest.mark.fault("agent", "a schema refers to an address", "not fetched")
 def test_a_schema_sends_us_nowhere() -> None:
     with socket.socket() as elsewhere:
         elsewhere.bind(("127.0.0.1", 0))
@@ -77,6 +83,7 @@ def test_a_schema_sends_us_nowhere() -> None:
             elsewhere.accept()
 
 
+@pytest.mark.fault("agent", "an MCP server hangs or dies", "bounded, told as an observation")
 def test_a_call_that_hangs_and_a_server_that_dies_are_bounded() -> None:
     with open_server(f"{sys.executable} {SERVER}", 0.3) as found:
         began = time.monotonic()

@@ -85,6 +85,7 @@ def gone(beat: Path) -> bool:
     return not beat.exists()
 
 
+@pytest.mark.fault("agent", "a tool's program never ends or leaves children", "ended at its limit")
 def test_programs_get_json_and_are_bounded(tmp_path: Path) -> None:
     beat = tmp_path / "beat"
     file = declared(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import pytest
 from agent_world import add, weather
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ def accepted(text: str) -> Conversation:
     return talk
 
 
+@pytest.mark.fault("agent", "the stop string is cut into any tokens", "nothing of it is in the arguments")
 @settings(deadline=None)
 @given(WORDS, st.lists(st.integers(0, 500), max_size=40), st.sampled_from(["", "\n", " "]))
 def test_arguments_are_whole_and_hold_nothing_of_the_stop_string(
@@ -81,6 +83,7 @@ def test_a_reply_cut_short_leaves_no_half_stop_string(cuts: list[int], most: int
 LINES = ["Thought:", "\n", "Action:", "Action Input:", "Observation:", "Final Answer:", "{}", " add"]
 
 
+@pytest.mark.fault("agent", "a model writes any text at all", "taken, the conversation stays bounded")
 @settings(deadline=None)
 @given(st.text(max_size=80) | st.lists(st.sampled_from(LINES), max_size=12).map("".join))
 def test_any_text_is_taken_and_the_conversation_stays_bounded(text: str) -> None:

@@ -154,6 +154,7 @@ def test_ranking_with_the_mouse_to_the_end_and_back(visit, site):
     assert sorted(m.place for m in site[1].answers("mouse")[-1].marks.values()) == [2, 3, 3]
 
 
+@pytest.mark.fault("annotation", "a reply to be ranked holds scripts and markup", "shown as text")
 def test_replies_are_rendered_and_stay_text(visit):
     page = visit("reader")
     count(page, "0 of 4")
@@ -175,6 +176,9 @@ def test_a_page_opened_again_goes_on_with_what_was_begun(visit):
     assert places(page) == ["3", "1", "-"] and page.locator(".sheet .text").all_inner_texts() == shown
 
 
+@pytest.mark.fault(
+    "annotation", "an annotator answers without a connection", "kept in the page, sent once it is back"
+)
 def test_an_answer_without_a_connection_is_kept_and_sent(visit, site):
     page = visit("offline")
     count(page, "0 of 4")
@@ -191,6 +195,9 @@ def test_an_answer_without_a_connection_is_kept_and_sent(visit, site):
     visit.wrong[:] = [text for text in visit.wrong if "ERR_INTERNET_DISCONNECTED" not in text]
 
 
+@pytest.mark.fault(
+    "annotation", "the server is killed during an answer and the page is closed", "the answer is there once"
+)
 def test_a_server_killed_during_an_answer_and_a_page_closed_meanwhile(visit, samples, tmp_path):
     """The reply to the first sending is lost, the server dies, the page is closed: the answer is there, once."""
     db = tmp_path / "said.sqlite"

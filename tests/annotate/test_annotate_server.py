@@ -205,6 +205,7 @@ def test_places_reach_the_replies_that_were_shown(client: TestClient, booth: Boo
         assert set(found.values()) == {Mark(place, 5, True) for place in (1, 2, 3)}
 
 
+@pytest.mark.fault("annotation", "an annotator looks for the models' names in the page", "they are not there")
 def test_the_page_learns_no_model(client: TestClient) -> None:
     text = client.get("/next", params={"annotator": "anna"}).text
     assert not any(name in text for name in study.MODELS)
@@ -224,6 +225,7 @@ def test_an_answer_can_be_looked_at_and_changed(client: TestClient, booth: Booth
     assert {mark.place for mark in stored.marks.values()} == {1} and stored.comment == ""
 
 
+@pytest.mark.fault("annotation", "many annotators at once, each answer sent twice", "each is stored once")
 def test_annotators_at_once_and_every_answer_sent_twice(client: TestClient, booth: Booth) -> None:
     broken = []
 
@@ -284,6 +286,7 @@ def test_marks_that_are_refused(client: TestClient, booth: Booth, said: dict[str
     assert booth.ballots.counts() == {}
 
 
+@pytest.mark.fault("annotation", "a foreign page or host name reaches the annotation server", "refused")
 @pytest.mark.parametrize(
     "headers, status",
     [
@@ -341,6 +344,11 @@ def test_every_reply_forbids_what_is_not_the_page_s_own(client: TestClient) -> N
     assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link leads here
 
 
+@pytest.mark.fault(
+    "annotation",
+    "the annotation server is killed after an answer",
+    "what was confirmed is there, the next server goes on",
+)
 def test_what_was_confirmed_survives_a_kill_and_the_next_server_goes_on(tmp_path: Path) -> None:
     samples, db = write_samples(tmp_path / "samples.jsonl", 40), tmp_path / "said.sqlite"
     confirmed: list[str] = []

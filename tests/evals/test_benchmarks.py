@@ -394,6 +394,7 @@ def test_math23k_reads_its_fractions(value: Any, form: str) -> None:
     assert math23k.value("共 " + form.format(n=n, d=d)) == abs(value)
 
 
+@pytest.mark.fault("evaluation", "replies are empty, rows malformed", "counted, never right")
 def test_an_empty_reply_and_a_malformed_row_are_counted_and_never_right(tmp_path: Path) -> None:
     rows = [*ROWS["math401"], {"query": "1+2="}, {"query": "x", "response": "none"}, 7]
     path = write(tmp_path / "math401" / "math401.jsonl", rows)
@@ -492,6 +493,7 @@ class Dying(Scripted):
         return super().generate(prompts, sampling)
 
 
+@pytest.mark.fault("evaluation", "an evaluation is interrupted", "goes on, no item is asked twice")
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "BLOCK", 2)
     rows = [{"query": f"{i}+1=", "response": str(i + 1)} for i in range(9)]

@@ -98,6 +98,9 @@ def test_a_busy_moment_is_waited_for_and_a_refusal_counted(server: Server) -> No
     assert "no, thanks" in done.records[2]["ended"]
 
 
+@pytest.mark.fault(
+    "evaluation", "an endpoint fails halfway", "retried, then counted; nothing is scored as right"
+)
 def test_an_endpoint_that_fails_halfway(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_kept_outputs_give_the_same_numbers(kept: Path) -> None:
     assert len(checks) == 2 and wrong == [] and all(not check.problems for check in checks)
 
 
+@pytest.mark.fault("evaluation", "a stored card, item or output is edited", "named by verification")
 @pytest.mark.parametrize(
     ("file", "edit", "said"),
     [

@@ -197,6 +197,9 @@ def test_a_folder_is_several_data_sets(tmp_path: Path) -> None:
     assert len({pair.query for pair in pairs.items}) == 1  # the same question in all
 
 
+@pytest.mark.fault(
+    "training", "any values stand under the keys of preference files", "read, or refused with a reason"
+)
 def test_any_record_is_read_or_refused_with_a_reason() -> None:
     """Values of any type under the keys of the forms raise nothing else."""
     rng = random.Random(0)

@@ -115,6 +115,9 @@ def test_there_are_enough() -> None:
     assert len(CHEATS) >= 25
 
 
+@pytest.mark.fault(
+    "evaluation", "a program leaves early, overrides equality, patches what judges it", "fails"
+)
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_fails_by_the_checkers_rule(name: str, plain: None) -> None:
     assert not passed(CHEATS[name])
