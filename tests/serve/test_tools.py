@@ -35,6 +35,7 @@ CITY = {
 WEATHER = {"name": "weather", "description": "The weather of a city.", "parameters": CITY}
 CLOCK = {"name": "clock", "description": "The time now."}
 TOOLS = [{"type": "function", "function": function} for function in (WEATHER, CLOCK)]
+STRICT = [{"type": "function", "function": {**WEATHER, "strict": True}}, TOOLS[1]]
 ASKED = [{"role": "user", "content": "How warm is Paris?"}]
 INPUT = '{"city": "Paris", "days": 1}'
 CALL = f"Thought: I look.\nAction: weather\nAction Input: {INPUT}"
@@ -205,8 +206,10 @@ def test_the_clients_own_helpers_read_the_calls(tool_server, script):
 
 def test_parallel_calls_and_results_in_any_order(ask, script, tokenizer):
     two = f"{CALL}\nAction: clock\nAction Input: {{}}"
-    shown = script(two, two, ANSWER)
-    assert len(ask(parallel_tool_calls=False).choices[0].message.tool_calls) == 1
+    shown = script(two, two, two, two, ANSWER)
+    for tools in (TOOLS, STRICT):
+        assert len(ask(tools=tools, parallel_tool_calls=False).choices[0].message.tool_calls) == 1
+    assert len(ask(tools=STRICT).choices[0].message.tool_calls) == 2
     message = ask().choices[0].message
     first, second = message.tool_calls
     assert [first.function.name, second.function.name] == ["weather", "clock"] and first.id != second.id
@@ -224,13 +227,14 @@ def test_no_call_where_none_is_wanted(ask, script, tokenizer):
     called = {"id": "a", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
     asked = [*ASKED, {"role": "assistant", "tool_calls": [called]}]
     asked.append({"role": "tool", "tool_call_id": "a", "content": "noon"})
-    choice = ask(asked, tool_choice="none").choices[0]
+    reply = ask(asked, tool_choice="none")
+    choice = reply.choices[0]
+    assert reply.usage.completion_tokens == len(" Again.\nAction:")  # nothing is written that nobody reads
     assert (choice.message.content, choice.finish_reason) == ("Again.", "stop")
     assert choice.message.tool_calls is None
     assert ask(tools=None).choices[0].message.content == CALL  # nobody has asked for calls to be read
 
 
-STRICT = [{"type": "function", "function": {**WEATHER, "strict": True}}, TOOLS[1]]
 NAMED = {"type": "function", "function": {"name": "weather"}}
 
 
