@@ -1,4 +1,4 @@
-"""Settings of the repositories stage. Report §4.1 gives none; published limits name their papers."""
+"""Settings of the code stage. Report §4.1 gives none; published limits name their papers."""
 
 from __future__ import annotations
 

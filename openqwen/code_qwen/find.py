@@ -22,17 +22,17 @@ _SUBMODULE = re.compile(r"^\s*path\s*=\s*(.+?)\s*$", re.M)
 
 @dataclass(frozen=True)
 class Repository:
-    """A folder of programs that belong together. name: the folder's within the input."""
+    """A folder of programs that belong together. name: the folder's within the input; inner: other ones below it."""
 
     name: str
     root: Path
+    inner: frozenset[Path] = frozenset()
 
     def files(self, bad: Bad) -> Iterator[tuple[str, Path]]:
         """(path within it, path on disk) of each regular file, sorted; other repositories inside are left out."""
-        inner = {folder for folder in _with_git(self.root) if folder != self.root}
         self._look_for_submodules(bad)
         for path in walk(self.root, bad):
-            if not inner.intersection(path.parents):
+            if not self.inner.intersection(path.parents):
                 yield printable(path.relative_to(self.root).as_posix()), path
 
     def _look_for_submodules(self, bad: Bad) -> None:
@@ -45,11 +45,11 @@ class Repository:
                 bad.note(folder, "submodule that is not checked out")
 
 
-def repositories(root: Path, bad: Bad) -> list[Repository]:
+def repositories(root: Path) -> list[Repository]:
     """The repositories of a folder by name. DataError where there is nothing."""
     if not root.is_dir():
         raise DataError("no folder of programs", where=str(root), fix="give a checkout, or a folder of them")
-    found = _with_git(root)
+    found = sorted({path.parent for path in root.rglob(".git") if not path.is_symlink()})
     if not found:
         entries = sorted(path for path in root.iterdir() if not path.is_symlink())
         own = any(
@@ -59,11 +59,10 @@ def repositories(root: Path, bad: Bad) -> list[Repository]:
     if not found:
         raise DataError("the folder is empty", where=str(root), fix="give a checkout, or a folder of them")
     return [
-        Repository(printable(root.name if path == root else path.relative_to(root).as_posix()), path)
+        Repository(
+            printable(root.name if path == root else path.relative_to(root).as_posix()),
+            path,
+            frozenset(other for other in found if path in other.parents),
+        )
         for path in found
     ]
-
-
-def _with_git(root: Path) -> list[Path]:
-    """Folders with .git, sorted; also those inside others."""
-    return sorted({path.parent for path in root.rglob(".git") if not path.is_symlink()})

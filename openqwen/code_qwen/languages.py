@@ -4,40 +4,16 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-_ENDINGS = {
-    "python": ".py .pyi",
-    "javascript": ".js .jsx .mjs .cjs",
-    "typescript": ".ts .tsx",
-    "java": ".java",
-    "c": ".c .h",
-    "cpp": ".cc .cpp .cxx .hpp .hh .hxx",
-    "csharp": ".cs",
-    "go": ".go",
-    "rust": ".rs",
-    "ruby": ".rb",
-    "php": ".php",
-    "swift": ".swift",
-    "kotlin": ".kt",
-    "scala": ".scala",
-    "shell": ".sh .bash",
-    "sql": ".sql",
-    "r": ".r",
-    "julia": ".jl",
-    "lua": ".lua",
-    "perl": ".pl .pm",
-    "haskell": ".hs",
-    "ocaml": ".ml .mli",
-    "elixir": ".ex .exs",
-    "erlang": ".erl",
-    "clojure": ".clj",
-    "dart": ".dart",
-    "objective-c": ".m .mm",
-    "fortran": ".f90",
-    "zig": ".zig",
-    "nim": ".nim",
-    "css": ".css",
+from openqwen.data.sources.files import LANGUAGES
+
+# Endings that only repositories have, not documents that people collect.
+_MORE = {
+    "javascript": (".mjs", ".cjs"), "cpp": (".cxx", ".hh", ".hxx"), "shell": (".bash",), "perl": (".pm",),
+    "ocaml": (".mli",), "elixir": (".exs",),
+}  # fmt: skip
+BY_ENDING = {
+    ending: name for table in (LANGUAGES, _MORE) for name, endings in table.items() for ending in endings
 }
-BY_ENDING = {ending: name for name, endings in _ENDINGS.items() for ending in endings.split()}
 _COMMENTS = {
     "#": "python ruby shell r julia perl elixir nim",
     "--": "sql lua haskell",

@@ -6,6 +6,7 @@ licence known here is none, so that nothing is taken for free by mistake.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -73,10 +74,11 @@ def licence_of_file(path: str, text: str, folders: Mapping[str, str | None]) -> 
     own = _SPDX.search(text[:_HEAD])
     if own:
         return own.group(1)
-    for folder in PurePosixPath(path).parents:
-        name = "" if str(folder) == "." else str(folder)
-        if name in folders:
-            return folders[name]
+    folder = path
+    while folder:
+        folder = posixpath.dirname(folder)
+        if folder in folders:
+            return folders[folder]
     return None
 
 

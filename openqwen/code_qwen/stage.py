@@ -1,4 +1,4 @@
-"""Stage "repositories": source trees to documents of code, each file kept or dropped with its reason.
+"""Stage "code": source trees to documents of code, each file kept or dropped with its reason.
 
 Ours; report §4.1 says only that the base model goes on with code. documents.jsonl.zst is an input of the data stage, where
 it is mixed with text (--mix.proportions); files.jsonl says of every file what became of it. All files are in memory.
@@ -6,6 +6,7 @@ it is mixed with text (--mix.proportions); files.jsonl says of every file what b
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def run(resolved: Resolved[RepositoriesConfig], inputs: dict[str, Path], out: Pa
     with stage_run(out, "code", resolved, inputs) as stage:
         bad = Bad(config.bad_fraction)
         files: list[File] = []
-        for repository in repositories(inputs["input"], bad):
+        for repository in repositories(inputs["input"]):
             read = list(read_repository(repository, config, bad))
             files += read
             stage.log(f"{repository.name}: {sum(not f.reason for f in read)} of {len(read)} programs")
@@ -110,7 +111,7 @@ def read_repository(repository: Repository, config: RepositoriesConfig, bad: Bad
     """The programs of a repository, those that are dropped with their reason. What cannot be read goes to `bad`."""
     listed = list(repository.files(bad))
     folders = {
-        str(Path(path).parent).removeprefix("."): licence_of_text(_head(place))
+        posixpath.dirname(path): licence_of_text(_head(place))
         for path, place in listed
         if is_licence_file(path)
     }
@@ -164,14 +165,15 @@ def _judge(file: File, folders: dict[str, str | None], config: RepositoriesConfi
 def drop_copies(files: Sequence[File], config: RepositoriesConfig) -> None:
     """Marks exact copies, then near ones (the longest stays), within each language."""
     left = sorted((f for f in files if not f.reason), key=lambda f: f.language)
+    dropped: list[Dropped] = []
     for language, group in groupby(left, key=lambda f: f.language):
         documents = [Document(f.id, f.text, "code", language) for f in group]
-        dropped: list[Dropped] = []
         if config.dedup.exact:
-            documents, dropped = exact.deduplicate(documents)
+            documents, copies = exact.deduplicate(documents)
+            dropped += copies
         if config.dedup.fuzzy:
             dropped += minhash.deduplicate(documents, config.dedup, config.seed)[1]
-        _mark(files, dropped)
+    _mark(files, dropped)
 
 
 def drop_overlap(files: Sequence[File], config: RepositoriesConfig) -> None:

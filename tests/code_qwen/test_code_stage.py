@@ -137,6 +137,21 @@ def test_documents_are_repositories_with_what_is_imported_first(two: Path, tmp_p
     assert next(d["files"] for d in read_jsonl_zst(tmp_path / "short" / "documents.jsonl.zst")) == ["help.py"]
 
 
+def test_a_document_is_no_longer_than_asked_unless_one_file_is(tmp_path: Path) -> None:
+    words = ("alpha", "beta", "gamma", "delta")
+    files = {f"{word}.py": f"def {word}():\n" + f"    {word} = '{word}'\n" * 20 for word in words}
+    root = tree(tmp_path / "r", {"LICENSE": MIT, **files})
+    sizes = {name: len(text) for name, text in files.items()}
+    limit = sizes["alpha.py"] + sizes["beta.py"]
+    run(root, tmp_path / "out", "--max-characters", str(limit), "--dedup.fuzzy", "false")
+    parts = [d["files"] for d in read_jsonl_zst(tmp_path / "out" / "documents.jsonl.zst")]
+    assert sorted(name for part in parts for name in part) == sorted(files) and parts[0] == [
+        "alpha.py",
+        "beta.py",
+    ]
+    assert all(len(part) == 1 or sum(sizes[name] for name in part) <= limit for part in parts)
+
+
 def test_documents_go_into_a_corpus_with_text(two: Path, tmp_path: Path) -> None:
     run(two, tmp_path / "out", "--join", "false")
     words = [
@@ -188,22 +203,28 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert all(words in skipped for words in ("link to a folder", "link out of the folder", "broken link"))
 
 
+def test_a_licence_in_a_hidden_folder_is_that_folder_s(tmp_path: Path) -> None:
+    root = tree(tmp_path / "r", {".lib/LICENSE": MIT, ".lib/a.py": HELP, "lib/b.py": MAIN})
+    files = run(root, tmp_path / "out")
+    assert files["r:.lib/a.py"]["licence"] == "MIT" and files["r:lib/b.py"]["licence"] is None
+
+
 def test_which_folders_are_repositories(tmp_path: Path) -> None:
     bad = Bad(1.0)
     plain = tree(tmp_path / "plain", {"a/x.py": HELP, "b/y.py": HELP}, git=False)
-    assert [r.name for r in repositories(plain, bad)] == ["a", "b"]
+    assert [r.name for r in repositories(plain)] == ["a", "b"]
     tree(plain, {"LICENSE": MIT}, git=False)
-    assert [r.name for r in repositories(plain, bad)] == ["plain"]
+    assert [r.name for r in repositories(plain)] == ["plain"]
     nested = tree(tmp_path / "nested", {"x.py": HELP})
     tree(nested / "inner", {"y.py": HELP})
-    found = repositories(nested, bad)
+    found = repositories(nested)
     assert [r.name for r in found] == ["nested", "inner"]
     assert [path for path, _ in found[0].files(bad)] == ["x.py"]
     with pytest.raises(DataError, match="no folder of programs"):
-        repositories(tmp_path / "missing", bad)
+        repositories(tmp_path / "missing")
     (tmp_path / "void").mkdir()
     with pytest.raises(DataError, match="the folder is empty"):
-        repositories(tmp_path / "void", bad)
+        repositories(tmp_path / "void")
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

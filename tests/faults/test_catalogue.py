@@ -29,6 +29,10 @@ def test_every_area_has_rows_and_all_are_enough() -> None:
     ("marker", "message"),
     [
         ('"data", "a page is cut"', "takes an area, what happens, what is expected"),
+        (
+            '"data", "a page is cut", "it is named", "and more"',
+            "takes an area, what happens, what is expected",
+        ),
         ('"dates", "a page is cut", "it is named"', "'dates' is no area"),
         ('"data", "a page | is cut", "it is named"', "one line of a table"),
     ],

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwen.cli import main
-from openqwen.core.artifact import load
+from openqwen.core.artifact import load, write_jsonl
 from openqwen.core.errors import DataError
 from openqwen.math_qwen import check, problems
 from openqwen.math_qwen.families import FAMILIES, Family
 from openqwen.math_qwen.problems import make, one, written
-from openqwen.math_qwen.stage import judge
+from openqwen.math_qwen.stage import judge, with_paths
 
 EXPRESSIONS = st.recursive(
     st.integers(0, 99).map(str),
@@ -226,7 +226,7 @@ def test_benchmark_problems_are_dropped(tmp_path: Path) -> None:
 def test_sampled_paths_join_the_solutions(tmp_path: Path) -> None:
     """Replies in the files that `openqwen sample` writes."""
     from openqwen.annotate.config import SampleConfig
-    from openqwen.core.artifact import stage_run, write_jsonl
+    from openqwen.core.artifact import stage_run
     from openqwen.core.config import resolve
 
     first = make(20, ("en",), 0, 20)[0]
@@ -262,6 +262,22 @@ def test_sampled_paths_join_the_solutions(tmp_path: Path) -> None:
     assert [t["messages"][1]["content"] for t in train] == [first.solutions[0], texts[0]]
     paths = load(tmp_path / "math", "math").manifest["facts"]["paths"]
     assert paths == {"kept": 1, "known path": 1, "wrong answer": 1, "no answer": 1, "no such problem": 0}
+
+
+def test_no_more_paths_than_asked_the_shortest_first(tmp_path: Path) -> None:
+    problem = make(1, ("en",), 0, 20)[0]
+    answer = written(problem.answer)
+    texts = [f"{answer} + {n} - {n} = {answer}, so it is.\n#### {answer}" for n in (1, 10, 100, 1000)]
+    write_jsonl(
+        tmp_path / "prompts.jsonl", [{"id": "p", "messages": [{"role": "user", "content": problem.question}]}]
+    )
+    write_jsonl(
+        tmp_path / "replies.jsonl", [{"step": n, "prompt": "p", "text": t} for n, t in enumerate(texts[::-1])]
+    )
+    verdicts: Counter[str] = Counter()
+    (found,) = with_paths([problem], tmp_path, 2, verdicts)
+    assert found.solutions == (problem.solutions[0], *texts[:2])
+    assert verdicts["kept"] == verdicts["enough"] == 2
 
 
 def test_nothing_is_refused(tmp_path: Path) -> None:

@@ -25,13 +25,16 @@ from openqwen.data.store import file_system, is_address, open_input
 
 HTML = frozenset({".html", ".htm", ".xhtml"})
 TEXT = frozenset({".txt", ".md", ".markdown", ".rst", ".tex", ".text"})
-CODE = frozenset(
-    [
-        ".py", ".pyi", ".js", ".ts", ".tsx", ".jsx", ".java", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".go", ".rs",
-        ".rb", ".php", ".swift", ".kt", ".scala", ".sh", ".sql", ".r", ".jl", ".lua", ".pl", ".hs", ".ml", ".ex", ".erl",
-        ".clj", ".dart", ".m", ".mm", ".f90", ".zig", ".nim", ".css",
-    ]
-)  # fmt: skip
+# Programming languages by the endings of their files.
+LANGUAGES = {
+    "python": (".py", ".pyi"), "javascript": (".js", ".jsx"), "typescript": (".ts", ".tsx"), "java": (".java",),
+    "c": (".c", ".h"), "cpp": (".cc", ".cpp", ".hpp"), "csharp": (".cs",), "go": (".go",), "rust": (".rs",),
+    "ruby": (".rb",), "php": (".php",), "swift": (".swift",), "kotlin": (".kt",), "scala": (".scala",), "shell": (".sh",),
+    "sql": (".sql",), "r": (".r",), "julia": (".jl",), "lua": (".lua",), "perl": (".pl",), "haskell": (".hs",),
+    "ocaml": (".ml",), "elixir": (".ex",), "erlang": (".erl",), "clojure": (".clj",), "dart": (".dart",),
+    "objective-c": (".m", ".mm"), "fortran": (".f90",), "zig": (".zig",), "nim": (".nim",), "css": (".css",),
+}  # fmt: skip
+CODE = frozenset(ending for endings in LANGUAGES.values() for ending in endings)
 JSONL = frozenset({".jsonl", ".ndjson"})
 WARC = frozenset({".warc", ".wet"})
 PARQUET = frozenset({".parquet", ".pq"})
