@@ -293,7 +293,8 @@ class Engine:
             logits = self._penalise(logits, rows, sequences)
         if any(s.guide is not None for s in sequences):
             logits = self._constrain(logits, sequences)
-        drawn = sample(logits, rows, torch.tensor([len(s.ids) for s in sequences], device=logits.device))
+        index = torch.tensor([len(s.ids) for s in sequences], device=logits.device)
+        drawn = sample(logits, rows, index, compiled=self.compiled and logits.device.type == "cpu")
         return self._take(drawn, raw, sequences)
 
     @staticmethod

@@ -1,9 +1,10 @@
-"""A decoding step of few rows in compiled code (decode.cpp), at the speed memory is read with on a CPU.
+"""A decoding step of few rows and the drawing of their tokens in compiled code (decode.cpp, sample.cpp), for CPUs.
 
 Ours. A step for a row multiplies with each weight once: torch spends more time between hundreds of calls than in them,
-and its bfloat16 products of one row read memory at a third of its rate. One call does the whole step. The twin is
-`Qwen.hidden(ids, cache=rows)`; the live parameters are read where they lie, so training between steps is seen. Weights
-in int8 (model/quantise.py) are read as codes and become numbers in registers only.
+and its bfloat16 products of one row read memory at a third of its rate. One call does the whole step, as fast as memory
+is read. The twins are `Qwen.hidden(ids, cache=rows)` and sampler.py. The live parameters are read where they lie, so
+training between steps is seen. Weights in int8 (model/quantise.py) are read as codes and become numbers in registers
+only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from openqwen.model.context import LayerContext
 from openqwen.model.quantise import Quantised, int8_parts
 from openqwen.model.qwen import Block, Linear, Qwen
 
-SOURCE = Path(__file__).with_name("decode.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.cpp", "sample.cpp"))
 # Sums may be cut into lanes. Not -ffast-math: libraries built with it make the whole process flush denormal numbers.
 SUMS = (
     "-fassociative-math",
@@ -115,6 +116,25 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
+def draw(
+    logp: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """What sampler.py draws from truncated rows: ids (b,), their log-probabilities (b,), and each row's support.
+
+    logp (b, V) float32 of whole distributions; settings and uniform (b,), top_k in int64, the rest in float64.
+    """
+    (b, V), logp = logp.shape, logp.contiguous()
+    ids, kept = torch.empty(2, b, dtype=torch.int64)
+    drawn, support = torch.empty(b), torch.empty(b, V, dtype=torch.int32)
+    tensors = (logp, top_k, top_p, min_p, uniform, ids, drawn, kept, support)
+    _function("sample")(
+        *(ctypes.c_void_p(t.data_ptr()) for t in tensors),
+        *(ctypes.c_int64(n) for n in (b, V)),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return ids, drawn, [row[:count].long() for row, count in zip(support, kept.tolist())]
+
+
 def _layer(block: Block, context: LayerContext, keys: Tensor, values: Tensor, ring: int | None) -> list[int]:
     """What decode.cpp's Layer holds. Pointers stay valid: parameters, cache and contexts outlive the call."""
     scale = 0 if context.query_scale is None else context.query_scale.data_ptr()
@@ -189,16 +209,18 @@ def _library() -> ctypes.CDLL:
     processor = Path("/proc/cpuinfo").read_bytes() if Path("/proc/cpuinfo").exists() else b""
     flags_of_cpu = next((line for line in processor.splitlines() if line.startswith(b"flags")), b"")
     key = hashlib.sha256(
-        SOURCE.read_bytes() + " ".join((compiler, *FLAGS)).encode() + flags_of_cpu
+        b"".join(source.read_bytes() for source in SOURCES)
+        + " ".join((compiler, *FLAGS)).encode()
+        + flags_of_cpu
     ).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "openqwen"
-    path = folder / f"decode-{key}.so"
+    path = folder / f"engine-{key}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / path.name
-            done = subprocess.run([compiler, *FLAGS, SOURCE, "-o", made], capture_output=True, text=True)
+            done = subprocess.run([compiler, *FLAGS, *SOURCES, "-o", made], capture_output=True, text=True)
             if done.returncode:
-                raise MissingTool(f"{compiler} cannot compile decode.cpp: {done.stderr.strip()[:300]}")
+                raise MissingTool(f"{compiler} cannot compile the engine's code: {done.stderr.strip()[:300]}")
             made.rename(path)
     return ctypes.CDLL(str(path))

@@ -2,7 +2,8 @@
 
 Ours. Randomness is a hash of (seed, index of the token), not a stream: no generator state to carry, nothing
 for a neighbour to disturb, and a resumed or rescheduled request continues exactly. A token is drawn by inverting
-the cumulative distribution of the truncated probabilities. Shapes: B rows, V vocabulary, K candidates.
+the cumulative distribution of the truncated probabilities; on a CPU sample.cpp can do that for truncated rows.
+Shapes: B rows, V vocabulary, K candidates.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openqwen.engine import native
 from openqwen.engine.sampling import Sampling
 
 # Truncated rows look at so many best candidates, one number after the other while their support is larger, and are
@@ -73,8 +75,11 @@ def penalise(logits: Tensor, rows: Rows, which: Tensor, seen: Tensor, counts: Te
     return logits - rows.presence[which, None] * (counts > 0) - rows.frequency[which, None] * counts
 
 
-def sample(logits: Tensor, rows: Rows, index: Tensor) -> Draw:
-    """logits (B, V) float32, after penalties; index (B,) int64: how many tokens each reply already has."""
+def sample(logits: Tensor, rows: Rows, index: Tensor, compiled: bool = False) -> Draw:
+    """logits (B, V) float32, after penalties; index (B,) int64: how many tokens each reply already has.
+
+    compiled: truncated rows by native.py, on a CPU.
+    """
     if rows.bias:
         row, column, value = rows.bias
         logits = logits.index_put((row, column), value, accumulate=True)
@@ -87,8 +92,12 @@ def sample(logits: Tensor, rows: Rows, index: Tensor) -> Draw:
     scaled = logits[hot] / rows.temperature[:, None]  # (B', V)
     uniform = uniforms(rows.seed, index[hot])  # (B',) float64
     pending = rows.truncated
-    for some, orders in ((~pending, None), (pending, (*CANDIDATES, scaled.shape[-1]))):
-        _draw(scaled, rows, some, orders, uniform, ids, logprobs, support)
+    _draw(scaled, rows, ~pending, None, uniform, ids, logprobs, support)
+    if compiled:
+        _draw_compiled(scaled, rows, pending, uniform, ids, logprobs, support)
+    else:
+        orders = (*CANDIDATES, scaled.shape[-1])
+        _draw(scaled, rows, pending, orders, uniform, ids, logprobs, support)
     return Draw(ids, logprobs, support)
 
 
@@ -129,6 +138,28 @@ def _draw(
         for i, row in enumerate(target.tolist()):
             kept = (logp[i] > -torch.inf).nonzero()[:, 0]
             support[row] = kept if candidates is None else candidates[i][kept]
+
+
+def _draw_compiled(
+    scaled: Tensor,
+    rows: Rows,
+    some: Tensor,
+    uniform: Tensor,
+    ids: Tensor,
+    logprobs: Tensor,
+    support: list[Tensor] | None,
+) -> None:
+    """`_draw` of truncated rows by native.py."""
+    which = some.nonzero()[:, 0]  # (b,)
+    if not len(which):
+        return
+    settings = (rows.top_k[which], rows.top_p[which], rows.min_p[which])
+    chosen, drawn, kept = native.draw(torch.log_softmax(scaled[which], -1), *settings, uniform[which])
+    target = rows.sampled[which]
+    ids[target], logprobs[target] = chosen, drawn
+    if support is not None:
+        for row, own in zip(target.tolist(), kept):
+            support[row] = own
 
 
 def _truncate(logp: Tensor, candidates: Tensor, rows: Rows, which: Tensor) -> tuple[Tensor, Tensor]:
