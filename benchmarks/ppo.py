@@ -9,8 +9,8 @@ Every arm is a process of its own that does one step when told to. Arms take tur
 all of them; medians count. A step is 32 queries of 64 tokens, two replies of 64 tokens to each, and one epoch of four
 minibatches. Equal lengths are the peer's best case, for it generates and computes all replies to the longest one's
 length. Ours samples by top-p 0.9, as the report; the peer knows whole distributions only. No pretrained gradient: the
-peer has none. Both sides run in fp32 and in bf16, and the better of each counts. With a peer the figures go into
-results/ppo.json.
+peer has none. Both sides run in fp32, in bf16 and in bf16 compiled, and the best of each counts. With a peer the figures
+go into results/ppo.json.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ MINIBATCHES, MICRO_ROWS = 4, 16
 # Of random heads, so that distributions have about 2 nats, as those of language models; and a number that all hidden
 # states share, by which no reply ends before its time.
 SHARPNESS, SHARED, NEVER = 11, 0.1, -5.0
-OURS = ("ours fp32", "ours bf16")
-PEERS = ("peer fp32", "peer bf16")
+OURS = ("ours fp32", "ours bf16", "ours bf16 compiled")
+PEERS = ("peer fp32", "peer bf16", "peer bf16 compiled")
 GOAL = 3.0
 RESULT = Path(__file__).with_name("results") / "ppo.json"
 
@@ -127,7 +127,7 @@ def start(options: argparse.Namespace, arm: str, folder: str) -> subprocess.Pope
             options.peer,
             str(Path(__file__).with_name("ppo_peer.py")),
             *line,
-            *(["--bf16"] * ("bf16" in arm)),
+            *(f"--{word}" for word in arm.split()[1:] if word != "fp32"),
         ]
     else:
         line = [sys.executable, __file__, *line, "--arm", arm, "--shape", options.shape]
@@ -153,6 +153,7 @@ def ours(options: argparse.Namespace) -> None:
         "steps": 10_000, "value_warmup_steps": 0, "prompts_per_step": QUERIES, "responses": RESPONSES,
         "max_new_tokens": NEW, "max_prompt": PROMPT, "minibatches": MINIBATCHES, "micro_rows": MICRO_ROWS,
         "pretrain_coef": 0.0, "heldout": 0, "checkpoint_every": 10_000, "precision": options.arm.split()[1],
+        "compile": "compiled" in options.arm,
     }  # fmt: skip
     resolved = resolve(PPOConfig, "ppo", flags=flags, environ={})
     config = resolved.config

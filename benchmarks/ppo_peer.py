@@ -23,6 +23,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import torch
@@ -82,6 +83,7 @@ def main() -> None:
         kl_coef=0.04,
         learning_rate=1e-6,
         bf16=options.bf16,
+        torch_compile=options.compiled,
         use_cpu=True,
         report_to=[],
         save_strategy="no",

@@ -89,7 +89,7 @@ def sample(logits: Tensor, rows: Rows, index: Tensor, compiled: bool = False) ->
     if rows.greedy:
         return Draw(ids, logprobs, support)
     hot = rows.sampled
-    scaled = logits[hot] / rows.temperature[:, None]  # (B', V)
+    scaled = (logits if len(hot) == len(logits) else logits[hot]) / rows.temperature[:, None]  # (B', V)
     uniform = uniforms(rows.seed, index[hot])  # (B',) float64
     pending = rows.truncated
     _draw(scaled, rows, ~pending, None, uniform, ids, logprobs, support)
@@ -154,7 +154,8 @@ def _draw_compiled(
     if not len(which):
         return
     settings = (rows.top_k[which], rows.top_p[which], rows.min_p[which])
-    chosen, drawn, kept = native.draw(torch.log_softmax(scaled[which], -1), *settings, uniform[which])
+    logp = torch.log_softmax(scaled if len(which) == len(scaled) else scaled[which], -1)  # (b, V)
+    chosen, drawn, kept = native.draw(logp, *settings, uniform[which])
     target = rows.sampled[which]
     ids[target], logprobs[target] = chosen, drawn
     if support is not None:

@@ -121,6 +121,12 @@ class PPOConfig(Config):
     checkpoint_every: int = setting(10, source="ours", ge=1)
     num_samples: int = setting(6, source="ours", doc="held-out prompts shown before and after", ge=0)
     precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
+    compile: bool = setting(
+        False,
+        source="ours",
+        doc="generate code for scoring and updating (torch.compile): a quarter faster after 15 to 60 s; other roundings, "
+        "which depend on the lengths seen first, so a resumed run is the same in its rounding only",
+    )
     seed: int = setting(1234, source="ours", doc="order of prompts, sampling, pretraining sequences")
 
     @model_validator(mode="after")

@@ -54,6 +54,7 @@ from openqwen.rlhf.update import (
 )
 from openqwen.rlhf.watchdog import findings, repetition
 from openqwen.train import checkpoint
+from openqwen.train.compiled import compiled_blocks
 from openqwen.train.memory import keep_freed_memory
 from openqwen.train.optimizer import make_optimizer
 from openqwen.train.precision import deterministic
@@ -128,6 +129,7 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
     history = read_metrics(stage.path / "metrics.jsonl")
     named: set[str] = set()
     with (
+        compiled_blocks(models.blocks) if config.compile else nullcontext(),
         stop_on_signal() as stop,
         checkpoint.Saver(stage.checkpoints, modules, optimizers) as saver,
         Progress("ppo", config.total_steps, start=start) as bar,

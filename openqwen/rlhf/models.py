@@ -37,6 +37,12 @@ class Models:
     dtype: torch.dtype
 
     @property
+    def blocks(self) -> list[torch.nn.Module]:
+        """Of all four."""
+        backbones = (self.policy, self.value.backbone, self.reference, self.reward.backbone)
+        return [block for model in backbones for block in model.blocks]
+
+    @property
     def device(self) -> torch.device:
         return self.policy.embed.weight.device
 

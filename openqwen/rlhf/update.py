@@ -103,9 +103,11 @@ def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
     """One pass of each of the four models over the rows."""
     mask_BR, temperature = rows.mask_BR, config.temperature
     with models.autocast():
-        logits_NV = head_logits(models.policy, rows)
+        # With a graph as in the update: code generated for passes without one may round differently.
+        with torch.set_grad_enabled(config.compile):
+            logits_NV = head_logits(models.policy, rows).detach()
+            values_N = reply_values(models.value, rows).detach()
         ref_logits_NV = head_logits(models.reference, rows)
-        values_N = reply_values(models.value, rows)
     whole_N, ref_N, kl_N, entropy_N = ppo.compare_logits(logits_NV, ref_logits_NV, rows.tokens_N, temperature)
     logp_N = whole_N
     if rows.support is not None:

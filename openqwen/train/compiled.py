@@ -1,13 +1,14 @@
 """Blocks of a model through torch.compile.
 
 Ours. One block is compiled and serves all of them, since they differ in their weights only: seconds instead of a
-minute for a deep model. Only training goes through it; evaluation, samples and whatever holds a cache stay with the
-plain code, whose shapes change from call to call.
+minute for a deep model. Evaluation, samples and whatever holds a cache stay with the plain code, whose shapes change
+from call to call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,12 +27,37 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
         block.forward = _in_training(block.forward)
 
 
+@contextmanager
+def compiled_blocks(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Lets passes of blocks without a cache run as generated code for a while, those without gradients, too.
+
+    Raises MissingTool as `compile_blocks`.
+    """
+    _try_compiler()
+    changed = list(blocks)
+    for block in changed:
+        block.forward = _without_cache(block.forward)
+    try:
+        yield
+    finally:
+        for block in changed:
+            del block.forward  # the class's own is seen again
+
+
 def _in_training(plain: Any) -> Any:
+    fast = _without_cache(plain)
+
+    def forward(x: Any, context: Any, rows: Any, layer: int) -> Any:
+        return (fast if torch.is_grad_enabled() else plain)(x, context, rows, layer)
+
+    return forward
+
+
+def _without_cache(plain: Any) -> Any:
     fast = torch.compile(plain)
 
     def forward(x: Any, context: Any, rows: Any, layer: int) -> Any:
-        training = rows is None and torch.is_grad_enabled()
-        return (fast if training else plain)(x, context, rows, layer)
+        return (fast if rows is None else plain)(x, context, rows, layer)
 
     return forward
 

@@ -33,6 +33,7 @@ from openqwen.rlhf.prompts import Prompt, prompts_at, read_prompts
 from openqwen.rlhf.rollout import Reply, make_rows, reply_logits, sample_replies, seed_of
 from openqwen.rlhf.watchdog import findings, repetition
 from openqwen.tokenizer import Tokenizer
+from openqwen.train.compiled import compiled_blocks
 from openqwen.train.loader import batch_at
 
 TINY: dict[str, Any] = {
@@ -253,6 +254,27 @@ def test_before_an_update_the_ratio_is_exactly_one_whatever_the_temperature(
         sums: update.Sums = defaultdict(list)
         update.policy_gradient(models, scored, settings, sums)  # with gradients
         assert sums["log_ratio"] == [0.0]
+    models.policy.zero_grad()
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="needs a C++ compiler")
+def test_generated_code_starts_at_ratio_one_too_and_is_left_again(
+    models: Models, inputs: dict[str, Path]
+) -> None:
+    """In bf16, where other code rounds differently."""
+    half = replace(models, dtype=torch.bfloat16)
+    settings = config(compile=True, minibatches=1).config
+    rows = update.plan(sample(models, inputs, count=12), half, settings, 0)[0][0]
+    plain = update.score(half, rows, settings)
+    with compiled_blocks(half.policy.blocks):
+        scored = update.score(half, rows, settings)
+        update.credit([scored], ppo.RunningMoments(), settings)
+        sums: update.Sums = defaultdict(list)
+        update.policy_gradient(half, [scored], settings, sums)
+    assert sums["log_ratio"] == [0.0]
+    torch.testing.assert_close(scored.logp_BR, plain.logp_BR, atol=0.1, rtol=0)
+    assert not torch.equal(scored.logp_BR, plain.logp_BR)  # other roundings: it was other code
+    assert torch.equal(update.score(half, rows, settings).logp_BR, plain.logp_BR)
     models.policy.zero_grad()
 
 
