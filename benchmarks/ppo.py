@@ -3,20 +3,22 @@
 Report §3.2.2: four models, two responses a query. Goal: three times the replies a second of the peer, which is the last
 release of TRL that has PPO (1.12). Where openqwen's time goes (rollout, scoring, update) is printed.
 
-    python benchmarks/ppo.py [--shape S|M] [--peer PYTHON] [--threads 2] [--quick]
+    python benchmarks/ppo.py [--shape S|M] [--lengths own|equal] [--peer PYTHON] [--threads 2] [--quick]
 
 Every arm is a process of its own that does one step when told to. Arms take turns, so what else the machine does hits
-all of them; medians count. A step is 32 queries of 64 tokens, two replies of 64 tokens to each, and one epoch of four
-minibatches. Equal lengths are the peer's best case, for it generates and computes all replies to the longest one's
-length. Ours samples by top-p 0.9, as the report; the peer knows whole distributions only. No pretrained gradient: the
-peer has none. Both sides run in fp32, in bf16 and in bf16 compiled, and the best of each counts. With a peer the figures
-go into results/ppo.json.
+all of them; medians count. A step is 32 queries of 64 tokens, two replies of at most 64 tokens to each, and one epoch of
+four minibatches. Lengths: "own", where the model ends its replies itself, after about 30 tokens in the mean; and "equal", where
+no reply ends before its time. That is the peer's best case, for it generates and computes all replies to the longest
+one's length. Ours samples by top-p 0.9, as the report, and so ends a little sooner; reply tokens a second are compared.
+The peer knows whole distributions only, and no pretrained gradient. Both sides run in the machine's faster number format,
+plain and compiled, and the better of each counts. With a peer the figures go into results/ppo.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -47,10 +49,12 @@ SHAPES = {"S": (8, 256, 4, 704, 8_192), "M": (12, 512, 8, 1_408, 32_768)}
 QUERIES, RESPONSES, PROMPT, NEW = 32, 2, 64, 64
 MINIBATCHES, MICRO_ROWS = 4, 16
 # Of random heads, so that distributions have about 2 nats, as those of language models; and a number that all hidden
-# states share, by which no reply ends before its time.
+# states share, by which a reply's end is as likely after any token.
 SHARPNESS, SHARED, NEVER = 11, 0.1, -5.0
-OURS = ("ours fp32", "ours bf16", "ours bf16 compiled")
-PEERS = ("peer fp32", "peer bf16", "peer bf16 compiled")
+ENDS = {"own": 1 / 32, "equal": 0.0}
+OURS = ("ours plain", "ours compiled")
+PEERS = ("peer plain", "peer compiled")
+WARM_UP = 2  # steps; compiled arms meet most shapes in them
 GOAL = 3.0
 RESULT = Path(__file__).with_name("results") / "ppo.json"
 
@@ -61,26 +65,23 @@ def main() -> int:
     if options.arm:
         ours(options)
         return 0
-    arms = (*OURS, *(PEERS if options.peer else ()))
     rounds = 2 if options.quick else 5
-    seconds = take_turns(options, arms, rounds)
     found: dict[str, Any] = {"area": "ppo", "ratios": {}, "goals": {}, "measured": {}}
-    for arm, steps in seconds.items():
-        median = {part: statistics.median(step[part] for step in steps) for part in steps[0]}
-        rate = QUERIES * RESPONSES / median["step"]
-        found["measured"][f"{options.shape} {arm}"] = {"replies_per_second": round(rate, 2)} | {
-            f"seconds_{part}": round(value, 3) for part, value in median.items()
-        }
-        spent = ", ".join(f"{part} {value:.2f}" for part, value in median.items() if part != "step")
-        print(
-            f"{options.shape}  {arm:10} {rate:7.2f} replies/s   {median['step']:.2f} s a step: {spent}",
-            flush=True,
-        )
-    if options.peer:
-        rates = {arm: told["replies_per_second"] for arm, told in found["measured"].items()}
-        best = [max(rate for arm, rate in rates.items() if kind in arm) for kind in ("ours", "peer")]
-        found["ratios"][f"{options.shape} over best peer"] = round(best[0] / best[1], 2)
-        found["goals"][f"{options.shape} {GOAL}x"] = best[0] / best[1] >= GOAL
+    for lengths in [options.lengths] if options.lengths else ENDS:
+        name = f"{options.shape}, {lengths} lengths"
+        rates = {}
+        for arm, steps in take_turns(options, lengths, rounds).items():
+            median = {part: statistics.median(step[part] for step in steps) for part in steps[0]}
+            rates[arm] = sum(step["tokens"] for step in steps) / sum(step["step"] for step in steps)
+            found["measured"][f"{name}: {arm}"] = {"reply_tokens_per_second": round(rates[arm], 1)} | {
+                key if key == "tokens" else f"seconds_{key}": round(value, 3) for key, value in median.items()
+            }
+            spent = ", ".join(f"{part} {value:.2f}" for part, value in median.items())
+            print(f"{name}  {arm:14} {rates[arm]:7.1f} reply tokens/s   median of {spent}", flush=True)
+        if options.peer:
+            best = [max(rate for arm, rate in rates.items() if kind in arm) for kind in ("ours", "peer")]
+            found["ratios"][f"{name} over best peer"] = round(best[0] / best[1], 2)
+            found["goals"][f"{name} {GOAL}x"] = best[0] / best[1] >= GOAL
     found |= {"threads": options.threads, "rounds": rounds, "environment": environment()}
     if options.peer:
         write_json(RESULT, found)
@@ -91,27 +92,28 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="S")
+    parser.add_argument("--lengths", choices=ENDS, help="of replies; none: one after the other")
     parser.add_argument("--peer", help="a Python that has TRL 1.12")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def take_turns(
-    options: argparse.Namespace, arms: tuple[str, ...], rounds: int
-) -> dict[str, list[dict[str, float]]]:
-    """Seconds of the parts of each arm's steps; the first step of each is not counted."""
+def take_turns(options: argparse.Namespace, lengths: str, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Reply tokens and seconds of the parts of each arm's steps; the first steps of each are not counted."""
+    arms = (*OURS, *(PEERS if options.peer else ()))
     seconds: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(options.shape, Path(folder))
+        write_inputs(options.shape, Path(folder), ENDS[lengths])
         children = {arm: start(options, arm, folder) for arm in arms}
         try:
-            for number in range(rounds + 1):
+            for number in range(rounds + WARM_UP):
                 for arm, child in children.items():
                     told = ask(child)
-                    if number:
+                    if number >= WARM_UP:
                         seconds[arm].append(told)
         finally:
             for child in children.values():
@@ -122,12 +124,13 @@ def take_turns(
 
 def start(options: argparse.Namespace, arm: str, folder: str) -> subprocess.Popen[str]:
     line = ["--folder", folder, "--threads", str(options.threads)]
+    line += ["--compiled"] * ("compiled" in arm)
     if arm.startswith("peer"):
         line = [
             options.peer,
             str(Path(__file__).with_name("ppo_peer.py")),
             *line,
-            *(f"--{word}" for word in arm.split()[1:] if word != "fp32"),
+            *(["--bf16"] * (pick_dtype("auto", torch.device("cpu")) == torch.bfloat16)),
         ]
     else:
         line = [sys.executable, __file__, *line, "--arm", arm, "--shape", options.shape]
@@ -152,8 +155,8 @@ def ours(options: argparse.Namespace) -> None:
     flags = {
         "steps": 10_000, "value_warmup_steps": 0, "prompts_per_step": QUERIES, "responses": RESPONSES,
         "max_new_tokens": NEW, "max_prompt": PROMPT, "minibatches": MINIBATCHES, "micro_rows": MICRO_ROWS,
-        "pretrain_coef": 0.0, "heldout": 0, "checkpoint_every": 10_000, "precision": options.arm.split()[1],
-        "compile": "compiled" in options.arm,
+        "pretrain_coef": 0.0, "heldout": 0, "checkpoint_every": 10_000, "precision": "auto",
+        "compile": options.compiled,
     }  # fmt: skip
     resolved = resolve(PPOConfig, "ppo", flags=flags, environ={})
     config = resolved.config
@@ -167,7 +170,10 @@ def ours(options: argparse.Namespace) -> None:
             last = json.loads(records[-1])
             parts = {part: last[f"seconds_{part}"] for part in ("rollout", "score", "update")}
             parts["rollout"] -= waited[-1]  # the loop's clock runs while this waits
-            print("seconds " + json.dumps({"step": sum(parts.values()), **parts}), flush=True)
+            tokens = last["length"] * config.rows
+            print(
+                "seconds " + json.dumps({"tokens": tokens, "step": sum(parts.values()), **parts}), flush=True
+            )
         began = time.monotonic()
         if not sys.stdin.readline():
             raise SystemExit
@@ -192,8 +198,11 @@ def load(folder: Path, config: PPOConfig) -> Models:
 # ---- what both sides read -----------------------------------------------------------------------------------------
 
 
-def write_inputs(shape: str, folder: Path) -> None:
-    """Random weights; queries of PROMPT tokens as conversations and as ids, each as often as replies are sampled."""
+def write_inputs(shape: str, folder: Path, end: float) -> None:
+    """Random weights; queries of PROMPT tokens as conversations and as ids, each as often as replies are sampled.
+
+    end: the probability that a token ends its reply, about.
+    """
     layers, hidden, heads, ffn, vocabulary = SHAPES[shape]
     model = Qwen(ModelConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_layers=layers, num_heads=heads, ffn_size=ffn, max_length=512
@@ -203,6 +212,14 @@ def write_inputs(shape: str, folder: Path) -> None:
         head = model.head.weight.mul_(SHARPNESS)
         model.embed.weight[:, 0], head[:, 0] = SHARED, 0.0
         head[[words.im_end_id, words.eos_id], 0] = NEVER
+        if end:
+            ids = torch.randint(256, (8, PROMPT + NEW), generator=torch.Generator().manual_seed(0))
+            hidden = model.hidden(ids)  # (8, T, C)
+            likely = math.log(end) + (hidden @ head.T).logsumexp(
+                -1
+            )  # (8, T): the logit that has this probability
+            head[words.im_end_id] = 0.0
+            head[words.im_end_id, 0] = likely.mean() / hidden[..., 0].mean()
     save_model(model, folder, eos_ids=[words.im_end_id])
     empty = len(read(folder, [""], words)[0])
     texts = ["".join(draw.choices("abcdefgh", k=PROMPT - empty)) for _ in range(4 * QUERIES)]

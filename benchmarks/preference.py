@@ -8,10 +8,10 @@ commands from raw files: vocabulary, base model of 2.5M parameters, preference m
 
 Clean sets: Anthropic's harmless-base pairs, judged by people, as they are; and AlpacaEval pairs of which GPT-4 Turbo was
 sure. Rough: AlpacaEval pairs judged by an earlier GPT-4, or of which GPT-4 Turbo was not sure. In AlpacaEval the longer
-reply wins nearly always, so its pairs are drawn such that it wins half of them, in training and in testing. A query is
-training or held out in all sets, by its hash. Every seed draws its own pairs, order and scalar head; the preference
-model is the same for all. Intervals are bootstraps over queries, of all seeds together. With --work a finished step
-is not done again.
+reply wins nearly always, so its pairs are drawn such that it wins half of them, in training and in testing. Queries are
+cut into folds by their hash, in all sets alike: each pair is held out once, from models (the preference model, too)
+that saw none of its query, with an order and a scalar head of the fold's own. Intervals are bootstraps over queries.
+With --work a finished step is not done again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,10 @@ from openqwen.reward.forms import comparisons
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESULT = Path(__file__).with_name("results") / "preference.json"
-HELD_OUT = 0.3  # of the queries
+FOLDS = 3
 MAX_CHARACTERS = 1600  # of AlpacaEval's query and longer reply: nearly all fit into 512 tokens
 SURE = 0.45  # how far from 1.5, which is a tie, GPT-4 Turbo's preference between 1 and 2 is
-PMP_HELDOUT = 200  # pairs that the preference model is measured on
-SIZES = {"helpful": (150, 600), "harmless": (250, 900)}
+SIZES = {"helpful": (150, 520), "harmless": (250, 860)}
 BASE = {
     "context": 512, "batch_tokens": 4096, "micro_batch": 4, "steps": 500, "model.hidden_size": 128,
     "model.num_layers": 2, "model.num_heads": 2, "model.init_std": 0.06, "optim.lr": 4e-3,
@@ -56,7 +56,7 @@ Record = dict[str, Any]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, smallest sizes, nothing is written")
+    parser.add_argument("--quick", action="store_true", help="one fold, smallest sizes, nothing is written")
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with data/align and data/text")
     parser.add_argument("--work", type=Path, help="folder to work in and to go on in; none: a temporary one")
     options = parser.parse_args()
@@ -67,25 +67,39 @@ def main() -> int:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         base = base_model(data, work)
-        sets = pair_files(data / "align" / "pref", work)
-        rough = command("pmp", work / "pmp", PAIRWISE | {"label": "PMP"}, model=base, **sets["rough"])
-        seeds = range(1 if options.quick else 3)
-        curves: dict[str, list[Record]] = {name: [] for name in SIZES}
-        for place in (0,) if options.quick else (1, 0):  # the largest first
-            for name, sizes in SIZES.items():
-                found = point(name, sizes[place], sets[name], base, rough, seeds, work)
-                curves[name].insert(0, found)
-        pmp = facts(rough)
+        files = pair_files(data / "align" / "pref", work)[: 1 if options.quick else FOLDS]
+        rough = [
+            command(
+                "pmp",
+                work / f"pmp-{fold}",
+                PAIRWISE | {"label": "PMP", "seed": fold},
+                model=base,
+                **sets["rough"],
+            )
+            for fold, sets in enumerate(files)
+        ]
+        found = {
+            (name, size): measure(name, size, [sets[name] for sets in files], base, rough, work)
+            for name, sizes in SIZES.items()
+            for size in (sizes[:1] if options.quick else reversed(sizes))
+        }
+        pmp = [facts(model) for model in rough]
     seconds = time.monotonic() - began
+    curves = {
+        name: [{"pairs": size} | summary(found[name, size]) for size in sizes if (name, size) in found]
+        for name, sizes in SIZES.items()
+    }
+    largest = [max((key for key in found if key[0] == name), key=lambda key: key[1]) for name in SIZES]
+    together = summary(Measured.joined([found[key] for key in largest]))
     goals = {
-        f"{name}: {what}": points[-1][what]
-        for name, points in curves.items()
-        for what in ("rm_over_length", "pmp_over_rm")
+        f"{name}: {gain}": point[gain]
+        for name, point in [*((name, points[-1]) for name, points in curves.items()), ("both", together)]
+        for gain in ("rm_over_length", "pmp_over_rm")
     }
     for goal, gain in goals.items():
         print(f"{goal}: {json.dumps(gain)}")
     if not options.quick:
-        out = {"area": "preference", "goals": goals, "curves": curves, "pmp": pmp, "seeds": len(seeds)}
+        out = {"area": "preference", "goals": goals, "curves": curves, "together": together, "pmp": pmp}
         settings = {"base": BASE, "pairwise": PAIRWISE, "seconds": round(seconds)}
         write_json(RESULT, {**out, **settings, "environment": environment()})
         draw(curves, RESULT.with_suffix(".png"))
@@ -110,8 +124,8 @@ def documents(data: Path) -> Iterator[Record]:
         yield {"text": record["text"]}
 
 
-def pair_files(folder: Path, work: Path) -> dict[str, dict[str, Path]]:
-    """Of each set its training and held-out pairs, in the form they are published in."""
+def pair_files(folder: Path, work: Path) -> list[dict[str, dict[str, Path]]]:
+    """For each fold, of each set its training and held-out pairs, in the form they are published in."""
     short = [
         pair
         for pair in read(folder / "alpacaeval_pairs.jsonl.gz")
@@ -125,22 +139,24 @@ def pair_files(folder: Path, work: Path) -> dict[str, dict[str, Path]]:
         "helpful": [pair for pair, yes in zip(short, sure, strict=True) if yes],
         "rough": [pair for pair, yes in zip(short, sure, strict=True) if not yes],
     }
-    made: dict[str, dict[str, Path]] = {}
-    for name, pairs in sets.items():
-        for part in ("pairs", "heldout"):
-            chosen = [pair for pair in pairs if held_out(pair) == (part == "heldout")]
-            chosen = chosen if name == "harmless" else balanced(chosen)
-            random.Random(0).shuffle(chosen)
-            path = work / f"{name}-{part}.jsonl"
-            write_jsonl(path, chosen[:PMP_HELDOUT] if (name, part) == ("rough", "heldout") else chosen)
-            made.setdefault(name, {})[part] = path
+    sets = {name: pairs if name == "harmless" else balanced(pairs) for name, pairs in sets.items()}
+    made: list[dict[str, dict[str, Path]]] = []
+    for fold in range(FOLDS):
+        made.append({})
+        for name, pairs in sets.items():
+            paths = {part: work / f"{name}-{fold}-{part}.jsonl" for part in ("pairs", "heldout")}
+            for part, path in paths.items():
+                chosen = [pair for pair in pairs if (fold_of(pair) == fold) == (part == "heldout")]
+                random.Random(fold).shuffle(chosen)
+                write_jsonl(path, chosen)
+            made[-1][name] = paths
     return made
 
 
-def held_out(pair: Record) -> bool:
+def fold_of(pair: Record) -> int:
     """By the hash of the query; of a talk, all before the last reply."""
     query = pair.get("prompt") or pair["chosen"].rpartition("\n\nAssistant:")[0]
-    return int(hashlib.sha256(query.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
+    return int(hashlib.sha256(query.encode()).hexdigest()[:8], 16) % FOLDS
 
 
 def balanced(pairs: Sequence[Record]) -> list[Record]:
@@ -151,44 +167,61 @@ def balanced(pairs: Sequence[Record]) -> list[Record]:
     return random.Random(1).sample(longer, count) + random.Random(2).sample(shorter, count)
 
 
-def point(
-    name: str, size: int, files: dict[str, Path], base: Path, pmp: Path, seeds: Sequence[int], work: Path
-) -> Record:
-    """Accuracies and their differences at one number of clean pairs."""
-    found: dict[str, list[float]] = {"rm": [], "pmp": [], "length": []}
-    each: dict[str, list[float]] = {"rm": [], "pmp": []}
+@dataclass(frozen=True)
+class Measured:
+    """What each way to rank says of held-out pairs, all folds end to end: its margins, right where positive."""
+
+    margins: dict[str, list[float]]  # "rm", "pmp", "length"
+    queries: list[str]
+    folds: dict[str, list[float]]  # accuracies in per cent
+
+    @classmethod
+    def joined(cls, several: Sequence[Measured]) -> Measured:
+        """Of several sets together."""
+        margins = {arm: [m for one in several for m in one.margins[arm]] for arm in several[0].margins}
+        return cls(margins, [query for one in several for query in one.queries], {})
+
+
+def measure(
+    name: str, size: int, files: Sequence[dict[str, Path]], base: Path, rough: Sequence[Path], work: Path
+) -> Measured:
+    """Reward models of one number of clean pairs, one for each fold, with PMP and without."""
+    margins: dict[str, list[float]] = {"rm": [], "pmp": [], "length": []}
+    folds: dict[str, list[float]] = {"rm": [], "pmp": []}
     queries: list[str] = []
-    for seed in seeds:
-        pairs = list(read(files["pairs"]))
-        random.Random(seed).shuffle(pairs)
-        path = work / f"{name}-{seed}.jsonl"
-        write_jsonl(path, pairs)
-        settings = PAIRWISE | {"max_pairs": size, "seed": seed}
-        for arm, model in (("rm", base), ("pmp", pmp)):
-            out = work / f"{name}-{size}-{seed}-{arm}"
-            command("reward", out, settings, model=model, pairs=path, heldout=files["heldout"])
+    for fold, paths in enumerate(files):
+        settings = PAIRWISE | {"max_pairs": size, "seed": fold}
+        for arm, model in (("rm", base), ("pmp", rough[fold])):
+            out = work / f"{name}-{size}-{fold}-{arm}"
+            command("reward", out, settings, model=model, **paths)
             scores = list(read(out / "scores.jsonl"))
-            margins = [score["chosen"] - score["rejected"] for score in scores]
-            found[arm] += margins
-            each[arm].append(round(100 * accuracy(margins).value, 2))
-        lines = dict(enumerate(read(files["heldout"]), 1))
+            own = [score["chosen"] - score["rejected"] for score in scores]
+            margins[arm] += own
+            folds[arm].append(round(100 * accuracy(own).value, 2))
+        lines = dict(enumerate(read(paths["heldout"]), 1))
         heldout = [lines[score["line"]] for score in scores]
-        found["length"] += length_margins(list(map(lengths, pairs[:size])), list(map(lengths, heldout)))
+        training = list(read(paths["pairs"]))[:size]
+        margins["length"] += length_margins(list(map(lengths, training)), list(map(lengths, heldout)))
         queries += [json.dumps(comparisons(pair)[0]["messages"]) for pair in heldout]
+    measured = Measured(margins, queries, folds)
+    print(name, size, json.dumps(summary(measured)), flush=True)
+    return measured
+
+
+def summary(measured: Measured) -> Record:
+    """Accuracies and their differences, in per cent with intervals."""
+    margins, queries = measured.margins, measured.queries
     gains = {
         "rm_over_length": ("rm", "length"),
         "pmp_over_length": ("pmp", "length"),
         "pmp_over_rm": ("pmp", "rm"),
     }
-    measured = {
-        "pairs": size,
-        "heldout": len(queries) // len(seeds),
-        **{arm: percent(over_queries(margins, queries)) for arm, margins in found.items()},
-        **{f"{arm}_each_seed": values for arm, values in each.items()},
-        **{name: percent(difference(found[a], found[b], queries)) for name, (a, b) in gains.items()},
+    return {
+        "heldout": len(queries),
+        **{arm: percent(over_queries(own, queries)) for arm, own in margins.items()},
+        **{f"{arm}_folds": values for arm, values in measured.folds.items()},
+        **{gain: percent(difference(margins[a], margins[b], queries)) for gain, (a, b) in gains.items()},
     }
-    print(name, json.dumps(measured), flush=True)
-    return measured
 
 
 def over_queries(margins: Sequence[float], queries: Sequence[str]) -> Accuracy:

@@ -122,6 +122,13 @@ class PairsConfig(AskingConfig):
     )
 
 
+class ResultsConfig(Config):
+    """What a file of answers is asked."""
+
+    baseline: str = setting("", source="report §3.3", doc="model that others are held against")
+    seed: int = setting(0, source="ours", doc="of the intervals")
+
+
 def checked_address(address: str) -> str:
     """The same address. ValueError unless it is http(s)://...#NAME."""
     base, _, name = address.partition("#")

@@ -7,13 +7,10 @@ it sends is turned into replies here. Replies reach it as JSON and are shown as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from socket import create_server
 from typing import Annotated, Any, Literal
 
-import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,10 +21,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 import openqwen
 from openqwen.annotate.ballots import Answer, Ballots, Conflict, Mark
 from openqwen.annotate.items import MOST, Card, Item
+from openqwen.core import loopback
 from openqwen.core.artifact import digest
-from openqwen.core.console import note
-from openqwen.core.errors import OpenQwenError, UsageError
-from openqwen.data.review.server import HEADERS, HOSTS, Reviewer
+from openqwen.core.errors import OpenQwenError
+from openqwen.core.loopback import HEADERS, HOSTS
+from openqwen.data.review.server import Reviewer
 
 PAGE = Path(__file__).parent / "page"
 CHAT_PAGE = Path(openqwen.__file__).parent / "serve" / "page"
@@ -216,19 +214,7 @@ def refusal(request: Request) -> tuple[int, str] | None:
 
 def serve(booth: Booth, port: int) -> None:
     """Serves the page on the loopback until interrupted. UsageError if the port is taken."""
-    try:
-        sock = create_server(("127.0.0.1", port), backlog=128)
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"cannot serve on port {port}: {error}", fix="choose another with --port, 0 takes a free one"
-        ) from error
-    with closing(sock):
-        study = booth.ballots.study
-        note(f"{len(study.items)} instructions, {booth.judges} annotators each")
-        for reason, count in study.left_out.items():
-            note(f"  left out: {count} {reason}")
-        note(f"open http://127.0.0.1:{sock.getsockname()[1]}/")
-        note(f"answers go to {booth.ballots.path}; Ctrl-C ends")
-        config = uvicorn.Config(create_app(booth), log_level="warning", access_log=False, server_header=False)
-        with suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes it on
-            uvicorn.Server(config).run(sockets=[sock])
+    study = booth.ballots.study
+    about = [f"{len(study.items)} instructions, {booth.judges} annotators each"]
+    about += [f"  left out: {count} {reason}" for reason, count in study.left_out.items()]
+    loopback.serve(create_app(booth), port, about, f"answers go to {booth.ballots.path}")

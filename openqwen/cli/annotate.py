@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -15,6 +16,11 @@ from openqwen.cli.common import AsJson
 from openqwen.cli.settings import print_json
 from openqwen.core.console import console, note
 
+if TYPE_CHECKING:
+    from openqwen.report.tables import Sheet
+
+Form = Literal["terminal", "markdown", "latex"]
+PICTURES = ("png", "svg", "pdf")
 app = App(name="annotate", help="§3.3  People rank replies of several models blind (Figure 4).")
 
 
@@ -49,7 +55,12 @@ def results(
     baseline: Annotated[
         str | None, Parameter(help="Model that others are held against; by default the first by name.")
     ] = None,
+    form: Form = "terminal",
+    to: Annotated[Path | None, Parameter(help="File for the form; left out: the terminal.")] = None,
     figure: Annotated[Path | None, Parameter(help="Write Figure 4 here: .png, .svg or .pdf.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder for everything in every form: what `openqwen report` shows.")
+    ] = None,
     pairs: Annotated[
         Path | None, Parameter(help="Write comparison pairs here: what `openqwen reward` reads.")
     ] = None,
@@ -62,24 +73,28 @@ def results(
     """Wins, ties and losses against one model, ratings, agreement of annotators; pairs for the reward model."""
     from openqwen.annotate.ballots import Ballots
     from openqwen.annotate.results import export_pairs, export_scores, summarise
+    from openqwen.annotate.sheets import keep
 
     ballots = Ballots(db)
     found = summarise(ballots, baseline, seed)
     if as_json:
         print_json(found)
     else:
-        show(found)
+        write(found, form, to)
+    written = [(to, "results")]
     if figure is not None:
-        from openqwen.annotate.figure import draw
-
-        draw(found["shares"], found["baseline"], figure)
-    written = [(figure, "Figure 4")]
+        write_figure(found, figure)
+        written.append((figure, "Figure 4"))
+    if out is not None:
+        keep(ballots, found, seed, out)
+        written.append((out, "results in every form; openqwen report shows them"))
     if pairs is not None:
         written.append((pairs, f"{export_pairs(ballots, pairs)} pairs"))
     if scores is not None:
         written.append((scores, f"{export_scores(ballots, scores)} scores"))
+    piped = as_json or (form != "terminal" and to is None)  # nothing else may stand there
     for path, what in written:
-        if path is not None and not as_json:
+        if path is not None and not piped:
             note(f"{what}: {path}")
     return 0
 
@@ -99,58 +114,52 @@ def instructions(
     return 0
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """Prints results as tables."""
-    counted = found["instructions"]
-    people = ", ".join(f"{escape(name)} {count}" for name, count in found["annotators"].items())
-    note(f"{counted['answered']} of {counted['all']} instructions answered; answers: {people}")
-    rows = [
-        [name if first else "", escape(s["model"]), str(s["instructions"]), *_percent(s)]
-        for name, own in found["shares"].items()
-        for first, s in ((n == 0, s) for n, s in enumerate(own))
-    ]
-    heads = ("topic", "model", "instructions", "win", "tie", "loss", "win + tie/2", "95 % interval")
-    _print(f"Against {escape(found['baseline'])} (Figure 4)", heads, rows)
-    ratings = [
-        [escape(r["model"]), *_rating(r, "bradley_terry"), *_rating(r, "elo")] for r in found["ratings"]
-    ]
-    _print("Ratings", ("model", "Bradley-Terry", "95 % interval", "Elo", "95 % interval"), ratings)
-    marked = [
-        [escape(m["model"]), str(m["marks"]), str(m["broken"]), str(m["unsafe"]), _number(m["score"])]
-        for m in found["models"]
-    ]
-    _print("Marks", ("model", "replies ranked", "broken", "unsafe", "mean score"), marked)
-    agreed = found["agreement"]
-    note(
-        f"agreement: Krippendorff's alpha {_number(agreed['alpha'])}, Cohen's kappa {_number(agreed['kappa'])}"
-    )
-    for pair in agreed["pairs"]:
-        note(
-            f"  {escape(' and '.join(pair['annotators']))}: kappa {_number(pair['kappa'])}, the same in"
-            f" {pair['same']:.1%} of {pair['comparisons']} comparisons"
+def write(found: Mapping[str, Any], form: Form, to: Path | None) -> None:
+    """Prints results in a form, or writes them to a file."""
+    from openqwen.annotate.sheets import sheets
+    from openqwen.core.artifact import write_atomic
+    from openqwen.core.errors import UsageError
+    from openqwen.report.tables import latex, markdown
+
+    if form == "terminal":
+        if to is not None:
+            raise UsageError("the terminal's form is no file's", where="--to", fix="--form markdown or latex")
+        for sheet in sheets(found):
+            show(sheet)
+        return
+    text = {"markdown": markdown, "latex": latex}[form](*sheets(found))
+    if to is None:
+        sys.stdout.write(text)
+    else:
+        write_atomic(to, text)
+
+
+def write_figure(found: Mapping[str, Any], path: Path) -> None:
+    """Writes Figure 4 in the form that the file's name ends with. UsageError for another than png, svg, pdf."""
+    from openqwen.annotate.sheets import figure
+    from openqwen.core.artifact import write_atomic
+    from openqwen.core.errors import UsageError
+    from openqwen.report.figures import picture
+
+    kind = path.suffix[1:].lower()
+    if kind not in PICTURES:
+        raise UsageError(
+            f"a figure's name ends with .{', .'.join(PICTURES)}",
+            where=str(path),
+            fix="--figure win-rates.png",
         )
+    write_atomic(path, picture(figure(found).picture, kind))
 
 
-def _percent(share: Mapping[str, Any]) -> list[str]:
-    middle = share["win"] + share["tie"] / 2
-    parts = [f"{value:.1%}" for value in (share["win"], share["tie"], share["loss"], middle)]
-    return [*parts, f"{share['low']:.1%} to {share['high']:.1%}"]
-
-
-def _rating(rating: Mapping[str, Any], kind: str) -> list[str]:
-    low, high = rating[f"{kind}_interval"]
-    return [f"{rating[kind]:.0f}", f"{low:.0f} to {high:.0f}"]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _print(title: str, heads: tuple[str, ...], rows: list[list[str]]) -> None:
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("topic", "model") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # Wider than a narrow terminal rather than cut: a table is for reading, and pipes have no width.
-    Console(width=max(console.width, 120), highlight=False).print(table, crop=False)
+def show(sheet: Sheet) -> None:
+    """Prints a table and, below it, its notes."""
+    table = Table(box=None, pad_edge=False, title=escape(sheet.heading), title_justify="left")
+    for place, head in enumerate(sheet.head):
+        table.add_column(escape(head), justify="left" if place < sheet.words else "right", no_wrap=True)
+    for row in sheet.rows:
+        table.add_row(*map(escape, row))
+    if sheet.rows:
+        # Wider than a narrow terminal rather than cut: a table is for reading, and pipes have no width.
+        Console(width=max(console.width, 120), highlight=False).print(table, crop=False)
+    for line in sheet.notes:
+        note(line)

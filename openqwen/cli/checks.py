@@ -148,6 +148,7 @@ _CHECKS: dict[str, Callable[[Resolved[Any], Inputs], None]] = {
     "ppo": _ppo,
     "dpo": _dpo,
     "rft": _rft,
+    "rrhf": _rft,
     "compare": _compare,
     "score": _score,
 }

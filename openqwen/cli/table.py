@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,10 +19,10 @@ from openqwen.core.artifact import write_atomic
 from openqwen.core.console import console, note
 from openqwen.core.errors import DataError, UsageError
 from openqwen.core.tables import numbers
+from openqwen.evals.task import Kind, Protocol
 
 if TYPE_CHECKING:
     from openqwen.evals.harness import Subject
-    from openqwen.evals.task import Kind
 
 Form = Literal["terminal", "markdown", "latex", "json", "svg", "png"]
 # Tables that a stage of their own fills.
@@ -35,6 +36,12 @@ STAGES = {
 }
 
 
+HARNESS = (
+    "Our rows have the prompts, extraction and scoring of lm-evaluation-harness 0.4, with as many examples as the "
+    "report has, the first of each set; the published rows have not."
+)
+
+
 def table(
     number: int,
     *,
@@ -42,9 +49,18 @@ def table(
         "out/tour"
     ),
     model: Annotated[
-        list[Path] | None, Parameter(help="A model to fill it with, asked as a base model; repeatable.")
+        list[str] | None, Parameter(help="A model to fill it with, asked as a base model; repeatable.")
     ] = None,
-    chat: Annotated[list[Path] | None, Parameter(help="A model asked as a chat model; repeatable.")] = None,
+    chat: Annotated[
+        list[str] | None,
+        Parameter(help="A model asked as a chat model, or an address, http://HOST/v1#NAME; repeatable."),
+    ] = None,
+    protocol: Annotated[
+        Protocol,
+        Parameter(
+            help="Prompts, extraction and scoring: the report's, or those of lm-evaluation-harness 0.4."
+        ),
+    ] = "report",
     data: Annotated[
         Path | None,
         Parameter(
@@ -72,7 +88,7 @@ def table(
             fix=f"one of: {', '.join(map(str, numbers()))}",
         )
     if model or chat:
-        found = fill_with(number, model or [], chat or [], data, tokens, out, recipe)
+        found = fill_with(number, model or [], chat or [], data, tokens, out, recipe, protocol)
     else:
         found = of_run(number, run)
     write(found, form, to)
@@ -92,27 +108,27 @@ def of_run(number: int, run: Path) -> dict[str, Any]:
             where=str(run),
             fix=f"computed: {', '.join(map(str, have))}" if have else "run: openqwen tour",
         )
-    newest = max(files, key=lambda path: path.stat().st_mtime)  # PMP and RM both fill Table 4
-    data: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
-    made = artifact.find(newest.parent)
-    if made is not None:
-        for row in data["rows"]:
-            for cell in row["cells"].values() if row["origin"] == "ours" else ():
-                cell.setdefault("manifest", made.content)
-    return data
+    from openqwen.report.tables import read
+
+    return read(max(files, key=lambda path: path.stat().st_mtime))  # PMP and RM both fill Table 4
 
 
 # ------------------------------------------------------------------------------------------------ filling
 def fill_with(
     number: int,
-    base: Sequence[Path],
-    chat: Sequence[Path],
+    base: Sequence[str],
+    chat: Sequence[str],
     data: Path | None,
     tokens: Path | None,
     out: Path | None,
     recipe: Sequence[str] | None,
+    protocol: Protocol,
 ) -> dict[str, Any]:
-    """Table N with a row for each model; written to `out` with cards, outputs and items, if that is given."""
+    """Table N with a row for each model; written to `out` with cards, outputs and items, if that is given.
+
+    What a model cannot be asked in this protocol, or on this machine, is a dash and a line of the notes; UsageError if
+    the harness' protocol leaves nothing.
+    """
     if number in STAGES:
         raise UsageError(
             f"Table {number} is filled by a stage of its own",
@@ -137,18 +153,24 @@ def fill_with(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     subjects = load_subjects(base, chat, config)
-    results = fill.run_tasks(
-        [(subject, key) for subject in subjects for key in tables.keys(number)],
-        sets,
-        config,
-        f"{data.name}, {{}}",
-        places,
-        out / "journal.jsonl" if out else None,
-    )
+    asked = [(subject, key) for subject in subjects for key in tables.keys(number)]
+    dashes = fill.dashes(asked, sets, protocol)
+    if protocol == "harness" and all(
+        fill.why_not(subject, task, protocol) for subject, (task, _) in asked if task in sets
+    ):
+        raise UsageError(
+            f"nothing of Table {number} can be asked so: {' '.join(dashes)}",
+            where="--protocol harness",
+            fix="--protocol report, another model, or what is missing",
+        )
+    journal = out / "journal.jsonl" if out else None
+    results = fill.run_tasks(asked, sets, config, f"{data.name}, {{}}", places, journal, protocol)
     notes = [
+        *dashes,
         "Our rows: at most "
         f"{config.choice_items} items of a set with options, {config.text_items} of one answered in text, "
-        f"{config.code_items} of one answered in code, chosen by seed {config.seed}. Intervals are 95 %."
+        f"{config.code_items} of one answered in code, chosen by seed {config.seed}. Intervals are 95 %.",
+        *([HARNESS] if protocol == "harness" else []),
     ]
     if tokens is not None:
         titled = {TASKS[name].title: items for name, items in sets.items()}
@@ -198,38 +220,64 @@ def read_sets(
     return sets, missing, places
 
 
-def load_subjects(base: Sequence[Path], chat: Sequence[Path], config: Any) -> list[Subject]:
-    """The models, named by their folders. UsageError for two of one name."""
+def load_subjects(base: Sequence[str], chat: Sequence[str], config: Any) -> list[Subject]:
+    """The models, named by their folders or, at an address, as it names them. UsageError for two of one name."""
     from openqwen.evals.stage import load_subject
 
     named: dict[str, Subject] = {}
-    asked: list[tuple[Kind, Sequence[Path]]] = [("base", base), ("chat", chat)]
-    for kind, paths in asked:
-        for path in paths:
-            name = path.name if path.name not in named else str(path)
+    asked: list[tuple[Kind, Sequence[str]]] = [("base", base), ("chat", chat)]
+    for kind, places in asked:
+        for place in places:
+            name = place.partition("#")[2] if is_address(place) else Path(place).name
+            name = name if name not in named else place
             if name in named:
-                raise UsageError(f"{path} is given twice", fix="once as --model or once as --chat")
-            named[name] = load_subject(name, path, kind, config)
+                raise UsageError(f"{place} is given twice", fix="once as --model or once as --chat")
+            if not is_address(place):
+                named[name] = load_subject(name, Path(place), kind, config)
+            elif kind == "base":
+                raise UsageError(
+                    "an address is asked as a chat model", where="--model", fix=f"--chat {place}"
+                )
+            else:
+                named[name] = replace(at_address(place, config), name=name)
     return list(named.values())
+
+
+def is_address(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
+
+
+def at_address(place: str, config: Any) -> Subject:
+    """A model behind an OpenAI-compatible address, asked by the chat API. UsageError unless it is ADDRESS#NAME."""
+    from openqwen.annotate.config import RemoteConfig, checked_address
+    from openqwen.annotate.models import Remote
+    from openqwen.evals.remote import remote_subject
+
+    try:
+        address = checked_address(place)
+    except ValueError as error:
+        raise UsageError(str(error), where="--chat") from error
+    return remote_subject(Remote(address, RemoteConfig()), config.address_bytes, config.address_parallel)
 
 
 # ------------------------------------------------------------------------------------------------ showing
 def write(data: dict[str, Any], form: Form, to: Path | None) -> None:
     """Prints the table in a form, or writes it to a file."""
-    from openqwen.evals.render import chart, latex, markdown
+    from openqwen.report import charts, figures, tables
 
     if form in ("svg", "png"):
         if to is None:
             raise UsageError(
                 f"a picture needs a file: --form {form}", fix=f"--to table{data['table']}.{form}"
             )
-        write_atomic(to, chart(data, form))
+        write_atomic(to, figures.picture(charts.scores(data), form))
     elif form == "terminal" and to is None:
         # Wider than a narrow terminal rather than cut: a table is for reading, and pipes have no width.
         width = max(console.width, 50 + 22 * len(data["columns"]))
         Console(width=width, highlight=False).print(render(data), crop=False)
     else:
-        text = {"markdown": markdown, "latex": latex}.get(form, as_json)(data)
+        forms = {"markdown": tables.markdown, "latex": tables.latex}
+        text = forms[form](tables.sheet(data)) if form in forms else as_json(data)
         if to is None:
             sys.stdout.write(text)
         else:
@@ -245,10 +293,10 @@ def as_json(data: Mapping[str, Any]) -> str:
 
 def render(data: dict[str, Any]) -> Table:
     """A table artefact as rich shows it; the notes become the caption."""
-    from openqwen.evals.render import cell_text
+    from openqwen.report.tables import cell_text, notes
 
     columns = [c["name"] for c in data["columns"]]
-    shown = Table("model", "origin", *columns, title=data["title"], caption="\n".join(data.get("notes", [])))
+    shown = Table("model", "origin", *columns, title=data["title"], caption="\n".join(notes(data)))
     for row in data["rows"]:
         shown.add_row(row["model"], row["origin"], *(cell_text(row, c) for c in columns))
     return shown

@@ -4,6 +4,8 @@ Ours, report §2.6 names public benchmarks only. Its results on the same weights
 
     from lm_eval import simple_evaluate
     simple_evaluate(model=harness_model(subject), tasks=["arc_easy"], num_fewshot=0)
+
+With apply_chat_template=True a chat model is asked in turns, as ChatML has them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from openqwen.chat import chatml
 from openqwen.core.errors import MissingTool
 from openqwen.engine.sampling import Sampling
 from openqwen.evals.harness import Subject
+from openqwen.tokenizer.tokenizer import IM_END, IM_START
 
 MAX_TOKENS = 256  # of a reply whose task does not say, as in the harness' own backends
 
@@ -38,7 +41,21 @@ def harness_model(subject: Subject) -> Any:
             return int(subject.tokenizer.eos_id)
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            return list(subject.tokenizer.encode(string))
+            return encode(string)
+
+        def chat_template(self, chat_template: bool | str = False) -> str:
+            return "ChatML"  # a name for the harness' record: apply_chat_template does the work
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True, **_: Any
+        ) -> str:
+            rendered = chatml.render(
+                chat_history,
+                subject.tokenizer,
+                add_generation_prompt,
+                continue_last=not add_generation_prompt,
+            )
+            return str(subject.tokenizer.decode(rendered[0]))
 
         def _loglikelihood_tokens(
             self, requests: list[Any], disable_tqdm: bool = False, **_: Any
@@ -52,6 +69,11 @@ def harness_model(subject: Subject) -> Any:
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             return [completion.text for completion in generate(requests)]
+
+    def encode(text: str) -> list[int]:
+        """A conversation's marks become control ids, for the harness hands it back as text."""
+        marks = {IM_START, IM_END} if text.startswith(IM_START) else frozenset()
+        return list(subject.tokenizer.encode(text, allowed_special=marks))
 
     def fit(before: list[int], after: int) -> list[int]:
         return before[-max(1, subject.max_prompt - after) :]
@@ -69,7 +91,7 @@ def harness_model(subject: Subject) -> Any:
             tokens = int(wanted.get("max_gen_toks", MAX_TOKENS))
             until = wanted.get("until") or []
             stop = tuple([until] if isinstance(until, str) else until)
-            prompts.append(fit(subject.tokenizer.encode(text), tokens))
+            prompts.append(fit(encode(text), tokens))
             settings.append(replace(Sampling(temperature=0.0), max_tokens=tokens, stop=stop, stop_ids=ends))
         return list(subject.engine.generate(prompts, settings))
 

@@ -27,6 +27,10 @@ class EvalsConfig(Config):
         None, source="ours", doc="bits of keys and values (model/cache_format.py); None: as the weights"
     )
     batch_size: int = setting(64, source="ours", gt=0, doc="sequences generated together")
+    address_bytes: int = setting(
+        24_000, source="ours", gt=0, doc="longest prompt for a model behind an address, in bytes of UTF-8"
+    )
+    address_parallel: int = setting(4, source="ours", gt=0, doc="requests at once to an address")
     margin: float = setting(
         0.25, source="ours", ge=0, doc="true scores closer than this are a tie (Figure 4)"
     )

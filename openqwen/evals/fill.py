@@ -13,8 +13,9 @@ from typing import Any
 from openqwen.core.artifact import write_json, write_jsonl
 from openqwen.core.console import Progress
 from openqwen.evals.config import EvalsConfig
-from openqwen.evals.harness import Result, Subject, evaluate
+from openqwen.evals.harness import Result, Subject, evaluate, obstacle
 from openqwen.evals.tables import Key, Sets
+from openqwen.evals.task import Protocol
 from openqwen.evals.tasks import TASKS
 
 Results = Mapping[str, Mapping[Key, Result]]  # model -> its results
@@ -27,12 +28,17 @@ def run_tasks(
     source: str,
     data: Mapping[str, Mapping[str, Any]] | None = None,
     journal: Path | None = None,
+    protocol: Protocol = "report",
 ) -> dict[str, dict[Key, Result]]:
-    """Model -> (task, shots) -> result, each once; tasks without a set, or whose programs cannot be run, are left out.
+    """Model -> (task, shots) -> result, each once; tasks without a set, and what `why_not` names, are left out.
 
     source: what the sets are, `{}` standing for a task's title. data: task -> where its items came from, for the card.
     """
-    asked = [(subject, key) for subject, key in dict.fromkeys(wanted) if key[0] in sets]
+    asked = [
+        (subject, key)
+        for subject, key in dict.fromkeys(wanted)
+        if key[0] in sets and why_not(subject, key[0], protocol) is None
+    ]
     results: dict[str, dict[Key, Result]] = {subject.name: {} for subject, _ in wanted}
     with Progress("tables", total=len(asked)) as bar:
         for count, (subject, (name, shots)) in enumerate(asked):
@@ -48,11 +54,29 @@ def run_tasks(
                 source=source.format(TASKS[name].title),
                 data=(data or {}).get(name),
                 journal=journal,
+                protocol=protocol,
             )
             if found is not None:
                 results[subject.name][name, shots] = found
         bar.update(len(asked))
     return results
+
+
+def why_not(subject: Subject, name: str, protocol: Protocol) -> str | None:
+    """Why a model is not asked a task in a protocol, in words; None if it is."""
+    task = TASKS[name]
+    if protocol not in task.protocols:
+        return "lm-evaluation-harness has no task for it"
+    return obstacle(subject, task.ask(subject.kind, protocol))
+
+
+def dashes(wanted: Sequence[tuple[Subject, Key]], sets: Sets, protocol: Protocol) -> list[str]:
+    """A line for each task with a set that models were not asked: which, and why."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for subject, name in dict.fromkeys((subject, key[0]) for subject, key in wanted if key[0] in sets):
+        if why := why_not(subject, name, protocol):
+            reasons.setdefault((TASKS[name].title, why), []).append(subject.name)
+    return [f"Not asked, {title} ({', '.join(models)}): {why}." for (title, why), models in reasons.items()]
 
 
 def limit(name: str, config: EvalsConfig) -> int:

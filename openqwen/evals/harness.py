@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from openqwen.engine.sampling import Sampling
 from openqwen.evals import code
 from openqwen.evals.choice import LETTERS
 from openqwen.evals.journal import Journal
-from openqwen.evals.task import Ask, Item, Kind, Protocol, Task, shots_for
+from openqwen.evals.task import Ask, Item, Kind, Protocol, Task, examples, shots_for
 
 BLOCK = 128  # items between two writes of the journal
 Pair = tuple[list[int], list[int]]
@@ -30,7 +31,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under test. weights: digest of its artefact. max_prompt: tokens a prompt may have."""
+    """A model under test. weights: digest of its artefact. max_prompt: tokens a prompt may have.
+
+    scores: whether it tells the log-probability of given texts.
+    """
 
     name: str
     kind: Kind
@@ -38,6 +42,7 @@ class Subject:
     tokenizer: Any
     weights: str
     max_prompt: int
+    scores: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,16 @@ def evaluate(
     data: Mapping[str, Any] | None = None,
     journal: Path | None = None,
 ) -> Result | None:
-    """Scores a seeded subset of the test items. None if a program cannot be run here, or there is no test item.
+    """Scores a seeded subset of the test items. None if the model cannot be asked so here (`obstacle`), or none is there.
 
     source: what the item set is, in words ("primer, MMLU-shaped"); it stands in the card and the cell. data: where the
     items came from (sets.py), for the card. journal: the file from which an interrupted evaluation goes on.
     UsageError for a protocol that the task has not.
     """
     ask = task.ask(subject.kind, protocol)
-    if ask.program is not None and code.missing(ask.language) is not None:
+    if obstacle(subject, ask) is not None:
         return None
-    dev = [item for item in items if item["split"] == "dev"]
+    dev = examples(items, ask, protocol)
     asked = [item for item in items if item["split"] != "dev" and "left_out" not in item]
     tested = subset(asked, limit, seed)
     if not tested:
@@ -91,7 +96,7 @@ def evaluate(
     prompts = [fit(subject, ask, item, shots_for(item, dev, shots)) for item in tested]
     max_tokens = ask.tokens or max_tokens
     records = run(subject, ask, tested, prompts, max_tokens, Journal(journal), [task.name, protocol])
-    chance = task.chance(tested)
+    chance = (ask.chance or task.chance)(tested)
     card = {
         "task": task.name,
         "protocol": protocol,
@@ -105,6 +110,7 @@ def evaluate(
             "asked": shots,
             "fitted": sum(p.shots for p in prompts) / len(prompts),
             "cut": sum(p.cut for p in prompts),
+            "rows": shot_rows(prompts),
         },
         "prompts": {
             "sha256": digest([p.ids for p in prompts]),
@@ -117,11 +123,32 @@ def evaluate(
         "sandbox": code.available() if ask.program else None,
         "code": openqwen.__version__,
     }
-    cell = score(records, task.weights(tested) if task.weights else None, seed)
+    weights = task.weighs(protocol)
+    cell = score(records, weights(tested) if weights else None, seed)
     if chance is not None:
         cell["chance"] = 100 * chance
     cell |= {"source": source, "shots": card["shots"]["fitted"], "manifest": digest(card)}
     return Result(card, records, cell)
+
+
+def obstacle(subject: Subject, ask: Ask) -> str | None:
+    """Why a model cannot be asked in this way here, in words; None if it can."""
+    if ask.program is not None and (why := code.missing(ask.language)):
+        return why
+    for name, how in ask.modules:
+        if find_spec(name) is None:
+            return f"answers are compared with the help of {name}, which is not installed ({how})"
+    if (ask.letters or ask.options) and not subject.scores:
+        return "options are compared by log-probability, which an address of the chat API does not tell"
+    return None
+
+
+def shot_rows(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Which examples were shown: their ids in order, and in how many prompts these were all."""
+    counts: dict[tuple[str, ...], int] = {}
+    for prompt in prompts:
+        counts[prompt.shown] = counts.get(prompt.shown, 0) + 1
+    return [{"ids": list(shown), "prompts": count} for shown, count in counts.items()]
 
 
 def score(records: Sequence[Record], weights: Sequence[float] | None, seed: int) -> Cell:
@@ -148,12 +175,16 @@ def scoring(ask: Ask) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ids of a prompt, its text, how many examples fitted into it, and whether its beginning was cut off."""
+    """Ids of a prompt, the ids of the examples that fitted into it, its text, whether its beginning was cut off."""
 
     ids: list[int]
-    shots: int
+    shown: tuple[str, ...] = ()
     cut: bool = False
     text: str = ""
+
+    @property
+    def shots(self) -> int:
+        return len(self.shown)
 
 
 def fit(subject: Subject, ask: Ask, item: Item, shots: Sequence[Item]) -> Prompt:
@@ -163,8 +194,8 @@ def fit(subject: Subject, ask: Ask, item: Item, shots: Sequence[Item]) -> Prompt
         ids = encode(subject, ask, item, fitted)
         text = ask.text(item, fitted) if subject.kind == "base" else ""
         if len(ids) <= subject.max_prompt:
-            return Prompt(ids, count, text=text)
-    return Prompt(ids[-subject.max_prompt :], 0, cut=True, text=text)
+            return Prompt(ids, tuple(shot["id"] for shot in fitted), text=text)
+    return Prompt(ids[-subject.max_prompt :], cut=True, text=text)
 
 
 def encode(subject: Subject, ask: Ask, item: Item, shots: Sequence[Item]) -> list[int]:
@@ -239,11 +270,16 @@ def pair(subject: Subject, ask: Ask, prompt: Prompt, option: str) -> Pair:
     """(prompt, option) as ids.
 
     Letters of the released scripts stand by themselves. All other options are encoded with the prompt and parted
-    after it, blanks at its end being the option's, as lm-evaluation-harness does.
+    after it, blanks at its end being the option's, as lm-evaluation-harness does; in a chat model's turn these are the
+    line end that opens it, and the option has no blank before it.
     """
     encode = subject.tokenizer.encode
     if ask.letters:
         return prompt.ids, encode(option)
+    if subject.kind == "chat":
+        rest = encode("\n" + option.removeprefix(" "))
+        turn = prompt.ids[: -len(encode("\n"))]
+        return turn[-max(1, subject.max_prompt - len(rest)) :], rest
     bare = prompt.text.rstrip()
     before = encode(bare)
     rest = encode(prompt.text + option)[len(before) :]
@@ -278,14 +314,14 @@ def judged(
     by_length = [score / length for score, length in zip(scores, lengths, strict=True)]
     by_token = [(before + s) / (len(p) + len(o)) for s, (p, o) in zip(scores, pairs, strict=True)]
     counted = {"sum": list(scores), "characters": by_length, "text": by_token}[ask.by]
-    gold = LETTERS.index(item["answer"][0])
+    golds = [LETTERS.index(letter) for letter in item["answer"]]  # one is enough where several are right
     best = counted.index(max(counted))
     return {
         "id": item["id"],
         "output": texts[best].strip(),
         "scores": list(scores),
-        "right": best == gold,
-        "right_by_length": by_length.index(max(by_length)) == gold,
+        "right": best in golds,
+        "right_by_length": by_length.index(max(by_length)) in golds,
     }
 
 

@@ -61,17 +61,24 @@ class Remote:
         answer = self.address.complete(request)
         if answer.problem is not None:
             return Reply("", answer.problem)
-        return Reply(answer.text, "stop" if answer.finished else "length")
+        text = answer.text
+        for stop in sampling.stop:
+            text = text.split(stop, 1)[0]
+        return Reply(text, "stop" if answer.finished or text != answer.text else "length")
 
     def loglikelihood(self, pairs: Sequence[Any]) -> list[Any]:
         raise UsageError(
             "a chat address does not score given texts",
-            fix="evaluate it as a chat model, or use lm-evaluation-harness on a completions address",
+            fix="use protocol report, or lm-evaluation-harness on a completions address",
         )
 
 
-def remote_subject(address: Address, max_characters: int, parallel: int = 4) -> Subject:
-    """The address as a chat model under test; its identity stands for the weights, which nobody can see."""
+def remote_subject(address: Address, max_bytes: int, parallel: int = 4) -> Subject:
+    """The address as a chat model under test; its identity stands for the weights, which nobody can see.
+
+    max_bytes: of the longest prompt in UTF-8. parallel: requests at once.
+    """
     said = address.identity
     weights = " at ".join(said[key] for key in ("model", "address") if key in said)
-    return Subject(said["model"], "chat", Remote(address, parallel), BYTES, weights, max_characters)
+    engine = Remote(address, parallel)
+    return Subject(said["model"], "chat", engine, BYTES, weights, max_bytes, scores=False)

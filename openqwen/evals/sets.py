@@ -25,7 +25,8 @@ class Published:
     """A set as its authors give it.
 
     count: items that are scored. test, shots: names of files without suffix, `*` in them is any text; the first
-    that is there counts. hub: `owner/name:config@split` of the scored part, shots_hub of the examples.
+    that is there counts. hub: `owner/name:config@split` of the scored part, shots_hub of the examples. prompt: the
+    released script's file of examples, as it may be called, for protocol report.
     """
 
     folder: str
@@ -35,6 +36,7 @@ class Published:
     shots: tuple[str, ...] = ()
     hub: str | None = None
     shots_hub: str | None = None
+    prompt: tuple[str, ...] = ()
 
 
 _PACK = "MIT (bigcode-project/octopack)"
@@ -76,7 +78,7 @@ SETS: dict[str, Published] = {
     "ocnli": Published("ocnli", 2_950, "CC BY-NC 2.0", ("dev",)),
     "gsm8k": Published(
         "gsm8k", 1_319, "MIT (openai/grade-school-math)", ("test",), ("train",), "openai/gsm8k:main@test",
-        "openai/gsm8k:main@train",
+        "openai/gsm8k:main@train", ("gsm8k_prompt.txt", "qwen_8shot_prompt.txt"),
     ),
     "math": Published(
         "math", 500, "MIT (hendrycks/math)", ("math500",), (), "HuggingFaceH4/MATH-500:default@test"
@@ -87,7 +89,7 @@ SETS: dict[str, Published] = {
         "humaneval", 164, "MIT (openai/human-eval)", ("HumanEval",), (), "openai/openai_humaneval@test"
     ),
     "mbpp": Published("mbpp", 500, "CC BY 4.0", ("test",), ("prompt_val_train",)),
-    "bbh": Published("bbh", 6_511, "MIT (suzgunmirac/BIG-Bench-Hard)", ("bbh",)),
+    "bbh": Published("bbh", 6_511, "MIT (suzgunmirac/BIG-Bench-Hard)", ("bbh",), ("cot_prompts",)),
     **{
         f"humanevalpack_{language}": Published(
             "humanevalpack", 164, _PACK, (language,), (), f"bigcode/humanevalpack:{language}@test"
@@ -123,9 +125,17 @@ def load(task: Task, folder: Path) -> Loaded:
     for split, paths in (("test", scored), ("dev", _files(home, published.shots))):
         for path in paths:
             found, wrong = task.read_all(path)
+            if split == "dev":  # of a file of examples those rows that say they are, else all
+                found = [item for item in found if item["split"] == "dev"] or found
             items += [{**item, "split": split} for item in found]
             bad += wrong
             files.append({"name": path.name, "sha256": sha256_file(path), "items": len(found)})
+    for path in [home / name for name in published.prompt if (home / name).is_file()][:1]:
+        assert task.prompt is not None
+        found = task.prompt(path.read_text(encoding="utf-8"))
+        items += [{**item, "split": "dev", "protocol": "report"} for item in found]
+        files.append({"name": path.name, "sha256": sha256_file(path), "items": len(found)})
+    items = task.join(items) if task.join else items
     count = sum(item["split"] == "test" for item in items)
     words = f"{task.title}, {share_of(count, published.count)}" + (f", {len(bad)} bad rows" if bad else "")
     return Loaded(

@@ -113,7 +113,7 @@ def cell(result: Result, items: Sequence[Item], part: str | None = None) -> Cell
     if not records:
         return None
     whole = all(isinstance(record["right"], bool) for record in records)
-    if not whole or TASKS[result.card["task"]].weights is not None:
+    if not whole or TASKS[result.card["task"]].weighs(result.card["protocol"]) is not None:
         return dict(result.cell) if part is None else None
     made = {**result.cell, **shares(records, names)}
     return made if part is None else {**made, "part": part}

@@ -36,6 +36,8 @@ class Ask:
     (their log-probabilities are compared), options (the texts that are compared, in the way `by` says), judge
     (text, item -> right, or the share of it that is), or program (text, item -> a program that must run through, in the
     sandbox). An item whose options are empty is judged by its text. tokens: longest reply, where the protocol says it.
+    shots: examples of the protocol itself, for a set that has none of its own. chance: where it is not the task's.
+    modules: (name, how to install it) of what judging imports beyond the package's requirements.
     """
 
     query: Callable[[Item], str]
@@ -49,6 +51,9 @@ class Ask:
     language: str = "python"
     stop: tuple[str, ...] = ()
     tokens: int | None = None
+    shots: tuple[Item, ...] = ()
+    chance: Callable[[Sequence[Item]], float | None] | None = None
+    modules: tuple[tuple[str, str], ...] = ()
 
     def text(self, item: Item, shots: Sequence[Item]) -> str:
         """The prompt of a base model."""
@@ -56,12 +61,14 @@ class Ask:
         return self.header(item) + examples + self.query(item)
 
     def messages(self, item: Item, shots: Sequence[Item]) -> list[dict[str, str]]:
-        """The conversation of a chat model up to its turn."""
-        turns = []
+        """The conversation of a chat model up to its turn; a header is its system message."""
+        header = self.header(item)
+        turns = [{"role": "system", "content": header}] if header else []
         for shot in shots:
+            answer = self.answer(shot).removeprefix(" ").rstrip("\n")
             turns += [
                 {"role": "user", "content": self.query(shot)},
-                {"role": "assistant", "content": self.answer(shot)},
+                {"role": "assistant", "content": answer},
             ]
         return [*turns, {"role": "user", "content": self.query(item)}]
 
@@ -70,26 +77,42 @@ class Ask:
 class Task:
     """One benchmark.
 
-    parse: (record, place) -> an item with id, split and answer, from a published or the primer's record; None for a
-    row that the set itself leaves out. weights: what each item counts; None: all the same.
+    parse: (record, place) -> an item with id, split and answer, from a published or the primer's record; several from a
+    record that holds several; None for a row that the set itself leaves out. weights: what each item counts; None:
+    all the same. join: what items take over from the examples beside them, once both are read. prompt: the examples
+    in the released script's prompt file.
     """
 
     name: str
     title: str
-    parse: Callable[[Item, str], Item | None]
+    parse: Callable[[Item, str], Item | list[Item] | None]
     base: Ask
     chat: Ask
     chance: Callable[[Sequence[Item]], float | None]
     harness: Ask | None = None
     weights: Callable[[Sequence[Item]], list[float]] | None = None
+    join: Callable[[list[Item]], list[Item]] | None = None
+    prompt: Callable[[str], list[Item]] | None = None
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        return ("report",) if self.harness is None else ("report", "harness")
 
     def ask(self, kind: Kind, protocol: Protocol = "report") -> Ask:
-        """UsageError if lm-evaluation-harness has no such task; it asks a chat model like a base model."""
+        """UsageError if lm-evaluation-harness has no such task.
+
+        The harness asks a chat model as a base model, but in turns: the header is the system message (its
+        apply_chat_template).
+        """
         if protocol == "report":
             return self.base if kind == "base" else self.chat
         if self.harness is None:
             raise UsageError(f"lm-evaluation-harness has no task for {self.title}", fix="use protocol report")
         return self.harness
+
+    def weighs(self, protocol: Protocol) -> Callable[[Sequence[Item]], list[float]] | None:
+        """`weights`; None with lm-evaluation-harness, where every item counts the same."""
+        return self.weights if protocol == "report" else None
 
     def read(self, path: Path) -> list[Item]:
         """The items of a file; DataError at the first row that is none."""
@@ -111,10 +134,10 @@ class Task:
                 bad.append(str(error))
                 continue
             if item is not None:
-                items.append(item)
+                items += item if isinstance(item, list) else [item]
         return items, bad or []
 
-    def _item(self, record: Item, place: str) -> Item | None:
+    def _item(self, record: Item, place: str) -> Item | list[Item] | None:
         try:
             return self.parse(record, place)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -180,6 +203,13 @@ def take(record: Item, place: str, *names: str) -> Any:
         if name in record:
             return record[name]
     raise DataError(f"record without {' or '.join(names)}", where=place)
+
+
+def examples(items: Sequence[Item], ask: Ask, protocol: Protocol) -> list[Item]:
+    """What shots are taken from: examples made for the protocol, else the set's, else the protocol's fixed ones."""
+    dev = [item for item in items if item["split"] == "dev"]
+    own = [item for item in dev if item.get("protocol") == protocol]
+    return own or [item for item in dev if "protocol" not in item] or list(ask.shots)
 
 
 def shots_for(item: Item, dev: Sequence[Item], count: int) -> list[Item]:

@@ -16,6 +16,7 @@ import openqwen
 from openqwen.core.artifact import digest, read_jsonl
 from openqwen.core.errors import DataError, did_you_mean
 from openqwen.evals import code, tables
+from openqwen.evals.choice import LETTERS
 from openqwen.evals.harness import Result, option_texts, score
 from openqwen.evals.task import Ask, Item
 from openqwen.evals.tasks import TASKS
@@ -101,7 +102,7 @@ def check(
             f"changed extractor or scorer ({reason}): {len(differ)} of {len(records)} items score otherwise: {named}"
         )
     rescored = [{**record, "right": right} for record, right in zip(records, again, strict=True)]
-    weights = TASKS[card["task"]].weights
+    weights = TASKS[card["task"]].weighs(card["protocol"])
     cell = score(rescored, weights(asked) if weights else None, card["items"]["seed"])
     found.result = Result(card, rescored, cell)
     return found
@@ -126,7 +127,7 @@ def _right(ask: Ask, record: Mapping[str, Any], item: Item) -> bool | float:
     if ask.by == "greedy" and not ask.letters:
         return bool(record["right"])
     texts = [text.strip() for text in option_texts(ask, item)]
-    return texts.index(record["output"]) == "ABCDEFGHIJ".index(item["answer"][0])
+    return LETTERS[texts.index(record["output"])] in item["answer"]
 
 
 def check_table(data: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:

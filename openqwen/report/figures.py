@@ -1,6 +1,6 @@
-"""Figures as SVG text: curves, panels of a run, bars, compression, win/tie/loss, and the family tree of artefacts.
+"""Figures as SVG text: curves, panels of a run, bars, compression, and the family tree of artefacts.
 
-Ours in form; Figures 1, 3 and 4 of the report in content. Text stays text (searchable, any script); the same
+Ours in form; Figures 1 and 3 of the report in content. Text stays text (searchable, any script); the same
 data gives the same bytes.
 """
 
@@ -15,10 +15,14 @@ from html import escape
 from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
+from openqwen.core.console import note
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, TIE = "#000000", "#c9c9d6"
+INSIDE = "#ffffff"  # of words on a bar of one of the colours
 COLOURS = ("#5b4ccc", "#d9822b", "#2b8a6f", "#b8336a", "#3d7fc1", "#7a7a7a", "#c2a52b", "#7b4a2d")
 
 
@@ -55,12 +59,10 @@ class Marks:
     marker: str
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    import matplotlib
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, Any]:
+    """A figure of so many inches in the page's style, and its axes; more: as `Figure.subplots` takes it."""
     import matplotlib.style
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     settings: dict[str, Any] = {
         "svg.fonttype": "none",  # text as text: the reader's own fonts, every script
@@ -73,19 +75,39 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
         "legend.frameon": False,
     }
     matplotlib.style.use(settings)
-    return pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **more)
 
 
-def _svg(figure: Any) -> str:
-    from matplotlib import pyplot
-
-    buffer = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts have it
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    pyplot.close(figure)
-    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
+def svg_text(figure: Figure) -> str:
+    """A figure as SVG for a page: without a background."""
+    text = _saved(figure, "svg", metadata={"Date": None}, transparent=True).decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     return text[text.index("<svg") :]
+
+
+def picture(figure: Figure, form: str) -> bytes:
+    """A figure as a file of its own: png, svg or pdf, legible on a dark page too. The same figure, the same bytes."""
+    if form == "svg":
+        return standalone(svg_text(figure)).encode()
+    return _saved(figure, form, dpi=200, metadata={"CreationDate": None} if form == "pdf" else None)
+
+
+def _saved(figure: Figure, form: str, **how: Any) -> bytes:
+    """The figure's bytes. Characters that no font here has are told, but for SVG: the reader's fonts have them."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format=form, **how)
+    missing = set()
+    for one in said:
+        if found := re.match(r"Glyph (\d+) .*missing", str(one.message)):
+            missing.add(chr(int(found[1])))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if missing and form != "svg":
+        note(f"no font here has {''.join(sorted(missing))}: boxes in the {form}; take the SVG")
+    return buffer.getvalue()
 
 
 def standalone(svg: str) -> str:
@@ -98,12 +120,13 @@ def standalone(svg: str) -> str:
 def themed(svg: str) -> str:
     """A figure for a page that has a light and a dark form: its inks become the page's, or stay where it sets none.
 
-    The page's style sets --ink, --tie and --c0, --c1, ... (page.html).
+    The page's style sets --inside, --tie and --c0, --c1, ... (page.html).
     """
     svg = re.sub(rf"(?<=[: ]){INK}\b", "currentColor", svg)
-    for number, colour in enumerate(COLOURS):
-        svg = svg.replace(f" {colour}", f" var(--c{number}, {colour})")
-    return svg.replace(f" {TIE}", f" var(--tie, {TIE})")
+    names = {colour: f"c{number}" for number, colour in enumerate(COLOURS)} | {TIE: "tie", INSIDE: "inside"}
+    for colour, name in names.items():
+        svg = re.sub(rf'(?<=[ "]){colour}\b', f"var(--{name}, {colour})", svg)  # in a style, or hatched
+    return svg
 
 
 def curves(
@@ -116,7 +139,7 @@ def curves(
     level: tuple[str, float] | None = None,
 ) -> str:
     """Line chart; `level` draws a named horizontal line to compare with."""
-    figure, axes = _figure(5.2, 2.9)
+    figure, axes = canvas(5.2, 2.9)
     for one, colour in zip(series, COLOURS):
         axes.plot(
             one.x,
@@ -141,14 +164,14 @@ def curves(
     axes.set_ylabel(y_label)
     if len(series) > 1 or level:
         axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def panels(shown: Sequence[Panel], marks: Sequence[Marks] = ()) -> str:
     """A run over its steps: a panel a unit; `marks` stand above the first and run through all."""
     columns = min(4 if len(shown) % 3 == 1 else 3, len(shown))  # no row of a single panel
     rows = ceil(len(shown) / columns)
-    figure, grid = _figure(3.4 * min(3, columns), 2.3 * rows + 0.1, rows, columns)
+    figure, grid = canvas(3.4 * min(3, columns), 2.3 * rows + 0.1, rows, columns)
     places = [grid] if len(shown) == 1 else list(grid.flat)
     last = max((x for panel in shown for one in panel.series for x in one.x), default=1)
     for axes, panel in zip(places, shown):
@@ -176,7 +199,7 @@ def panels(shown: Sequence[Panel], marks: Sequence[Marks] = ()) -> str:
             axes.legend(fontsize=7)
     for axes in places[len(shown) :]:
         axes.set_visible(False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _panel(axes: Axes, panel: Panel) -> None:
@@ -191,7 +214,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
         axes.axhline(panel.level[1], color="#7a7a7a", linestyle="--", linewidth=1, label=panel.level[0])
     values = [y for one in panel.series for ys in (one.y, one.low or (), one.high or ()) for y in ys]
     if panel.log and min(values) > 0:
-        _log_scale(axes, min(values), max(values))
+        log_scale(axes, min(values), max(values))
     else:
         axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
         if panel.from_zero:
@@ -220,7 +243,7 @@ def _times(factor: float) -> Callable[[Any], Any]:
     return lambda values: values * factor
 
 
-def _log_scale(axes: Axes, low: float, high: float) -> None:
+def log_scale(axes: Axes, low: float, high: float) -> None:
     """A logarithmic axis with plain numbers at three places or more, also within one decade."""
     from matplotlib.ticker import NullLocator
 
@@ -239,7 +262,7 @@ def _log_scale(axes: Axes, low: float, high: float) -> None:
 
 def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str) -> str:
     """Horizontal grouped bars: one group a name, one bar a key of `values`."""
-    figure, axes = _figure(5.2, 0.6 + 0.26 * len(names) * max(1, len(values)))
+    figure, axes = canvas(5.2, 0.6 + 0.26 * len(names) * max(1, len(values)))
     height = 0.8 / len(values)
     for i, ((key, row), colour) in enumerate(zip(values.items(), COLOURS)):
         places = [n + (i - (len(values) - 1) / 2) * height for n in range(len(names))]
@@ -251,7 +274,7 @@ def bars(names: Sequence[str], values: Mapping[str, Sequence[float]], label: str
     axes.set_xlabel(label)
     if len(values) > 1:
         axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def compression(
@@ -269,9 +292,9 @@ def compression(
     thick = 0.13 if len(rates) < 3 else 0.1  # inches
     group = thick * len(rates) + 0.09
     columns = max(
-        1, min(4, int(7 / (0.5 + 0.08 * max(len(_short(name)) for name in [*rates, base + " = 1"]))))
+        1, min(4, int(7 / (0.5 + 0.08 * max(len(shortened(name)) for name in [*rates, base + " = 1"]))))
     )
-    figure, axes = _figure(7.0, 1.0 + 0.2 * ceil((len(rates) + 1) / columns) + group * len(languages))
+    figure, axes = canvas(7.0, 1.0 + 0.2 * ceil((len(rates) + 1) / columns) + group * len(languages))
     keys: list[Any] = []
     for number, (name, row) in enumerate(rates.items()):
         colour, height = COLOURS[number % len(COLOURS)], thick / group
@@ -282,9 +305,9 @@ def compression(
         labels = ["" if rate is None else f"{rate:.2f}" for rate in row]
         for label in axes.bar_label(drawn, labels, fontsize=72 * thick * 0.8, padding=2):
             label.set_in_layout(False)  # thousands of them; the limit of x leaves them room
-        keys.append(Patch(color=colour, label=_short(name)))
-    line = axes.axvline(1, color="#333333", linestyle="--", linewidth=0.9, label=f"{_short(base)} = 1")
-    axes.set_yticks(range(len(languages)), list(map(_short, languages)), fontsize=8)
+        keys.append(Patch(color=colour, label=shortened(name)))
+    line = axes.axvline(1, color="#333333", linestyle="--", linewidth=0.9, label=f"{shortened(base)} = 1")
+    axes.set_yticks(range(len(languages)), list(map(shortened, languages)), fontsize=8)
     axes.set_ylim(len(languages) - 0.5, -0.5)
     axes.set_xlim(0, 1.1 * max([1.0, *(rate for row in rates.values() for rate in row if rate)]))
     axes.tick_params(top=True, labeltop=True)  # the figure may be taller than a screen
@@ -292,33 +315,15 @@ def compression(
     axes.set_axisbelow(True)
     hollow = "\nhollow: unknown tokens swallow text" if any(map(any, doubtful.values())) else ""
     figure.supxlabel(
-        f"tokens over those of {_short(base)} on the same text; shorter is tighter{hollow}", fontsize=9
+        f"tokens over those of {shortened(base)} on the same text; shorter is tighter{hollow}", fontsize=9
     )
     figure.legend(handles=[*keys, line], loc="outside upper left", ncols=columns, fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)
 
 
-def _short(name: str) -> str:
+def shortened(name: str, limit: int = 30) -> str:
     """A name as a figure has room for it, its dollar signs no formula."""
-    return (name if len(name) <= 30 else name[:29] + "…").replace("$", r"\$")
-
-
-def win_tie_loss(rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Figure 4: stacked shares of wins, ties and losses; each row (name, win, tie, loss) sums to one."""
-    figure, axes = _figure(5.2, 0.7 + 0.42 * len(rows))
-    left = [0.0] * len(rows)
-    for k, (key, colour) in enumerate((("win", "#2b8a6f"), ("tie", TIE), ("loss", "#b8336a"))):
-        shares = [float(row[k + 1]) for row in rows]
-        drawn = axes.barh([r[0] for r in rows], shares, left=left, color=colour, label=key, height=0.6)
-        axes.bar_label(
-            drawn, [f"{s:.0%}" if s > 0.04 else "" for s in shares], label_type="center", fontsize=8
-        )
-        left = [a + b for a, b in zip(left, shares)]
-    axes.set_xlim(0, 1)
-    axes.invert_yaxis()
-    axes.grid(visible=False)
-    axes.legend(ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return _svg(figure)
+    return (name if len(name) <= limit else name[: limit - 1] + "…").replace("$", r"\$")
 
 
 def lineage(nodes: Mapping[str, tuple[str, str]], edges: Sequence[tuple[str, str]]) -> str:

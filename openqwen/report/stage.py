@@ -1,7 +1,7 @@
 """The report page of a run: one self-contained HTML file, no network.
 
-Figures 1, 3 and 4 and Tables 2-6, 10 and 12 of the report with our numbers beside the published ones, and the curves
-that a person wants to see (ours).
+Figures 1 to 4 and Tables 2 to 17 of the report with our numbers beside the published ones, and the curves that a person
+wants to see (ours). Beside the page stand the tables and Figures 2 and 4 as files: exhibits/NAME.md, .tex, .png, .svg.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from openqwen.core.artifact import Artifact, find, open_inputs, read_jsonl, stag
 from openqwen.core.config import Resolved
 from openqwen.core.console import duration
 from openqwen.core.errors import DataError
-from openqwen.report import training
+from openqwen.core.tables import Cell, by_chance
+from openqwen.report import exhibits, training
 from openqwen.report.config import ReportConfig
-from openqwen.report.figures import Series, bars, curves, lineage, themed, win_tie_loss
+from openqwen.report.exhibits import Exhibit
+from openqwen.report.figures import Series, bars, curves, lineage, svg_text, themed
 from openqwen.report.summary import numbers
+from openqwen.report.tables import Sheet, notes, read, sheet, shown
 from openqwen.report.training import NORM, RATE, Curve, Unit
 
 KIND = "report"
+FOLDER = "exhibits"
+FILLED = "filled:"  # begins the name of an input that is no artefact but a folder of tables
+HALF = 6.0  # inches up to which a figure is not stretched over the whole width of the page
 INCIDENTS = 12  # in the page's table
 CAPTION = "The run over its steps. Lines: means of neighbouring records; bands: from the least to the greatest of them."
 
@@ -38,9 +44,27 @@ class Part:
     figures: list[dict[str, Any]] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    exhibits: list[Exhibit] = field(default_factory=list)
 
     def figure(self, svg: str, caption: str, broad: bool = False) -> None:
         self.figures.append({"svg": themed(svg), "caption": caption, "broad": broad})
+
+    def exhibit(self, made: Exhibit, caption: str) -> None:
+        """A figure of the report."""
+        self.exhibits.append(made)
+        self.figure(svg_text(made.picture), caption, broad=made.picture.get_figwidth() > HALF)
+
+    def table(self, path: Path, also: str = "") -> dict[str, Any]:
+        """A table of the report from its file; returns what it holds. also: tells apart what has the same number."""
+        data = read(path)
+        self.exhibits.append(exhibits.of_table(data, also))
+        self.tables.append(_report_table(data))
+        return data
+
+    @property
+    def files(self) -> str:
+        """Which files stand beside the page."""
+        return ", ".join(f"{FOLDER}/{made.name}" for made in self.exhibits)
 
     def training(self, found: Artifact, config: ReportConfig, *units: Unit) -> None:
         """How the run went, and which steps did not go well."""
@@ -55,34 +79,57 @@ class Part:
 
 
 def run(resolved: Resolved[ReportConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """Writes report.html. inputs: any of a tour's artefacts by step name; a part is shown if what it needs is given."""
+    """Writes report.html and exhibits/. inputs: any of a tour's artefacts by step name; a part is shown if what it needs
+    is given; and "filled:NAME", folders of tables that `openqwen table --out` wrote.
+    """
     opened = open_inputs(inputs, {})
+    filled = {name: path for name, path in inputs.items() if name.startswith(FILLED)}
     found = {name: artifact for name, path in inputs.items() if (artifact := find(path))}
-    if missing := sorted(set(inputs) - set(found)):
+    if missing := sorted(set(inputs) - set(found) - set(filled)):
         raise DataError(f"not finished: {', '.join(missing)}", fix="run the stages that make them first")
     with stage_run(out, KIND, resolved, {**opened, **found}) as stage:
-        page = render(resolved.config, found)
+        parts = build(resolved.config, found, filled)
+        page = render(resolved.config, found, parts)
         write_atomic(stage.path / "report.html", page)
-        stage.fact(bytes=len(page.encode()), parts=page.count("<section"))
+        shown = [made for part in parts for made in part.exhibits]
+        (stage.path / FOLDER).mkdir(exist_ok=True)
+        for made in shown:
+            made.write(stage.path / FOLDER)
+        stage.fact(bytes=len(page.encode()), parts=len(parts), exhibits=[made.name for made in shown])
     done = find(out)
     assert done is not None
     return done
 
 
-def render(config: ReportConfig, found: Mapping[str, Artifact]) -> str:
-    """The page as HTML text. Everything from artefacts is escaped; only our own SVG goes in as markup."""
+def build(
+    config: ReportConfig, found: Mapping[str, Artifact], filled: Mapping[str, Path] | None = None
+) -> list[Part]:
+    """The parts that what is given suffices for."""
+    parts = [make(config, found) for needs, make in PARTS if found and needs <= found.keys()]
+    return parts + [tables_of(name.removeprefix(FILLED), path) for name, path in (filled or {}).items()]
+
+
+def render(config: ReportConfig, found: Mapping[str, Artifact], parts: Sequence[Part] | None = None) -> str:
+    """The page as HTML text. Everything from artefacts is escaped; only our own SVG goes in as markup.
+
+    parts: by default all that `found` suffices for.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    parts = [part for needs, build in PARTS if needs <= found.keys() for part in [build(config, found)]]
     return environment.get_template("page.html").render(
-        title=config.title, subtitle=subtitle(found), numbers=list(numbers(found)), parts=parts
+        title=config.title,
+        subtitle=subtitle(found),
+        numbers=list(numbers(found)),
+        parts=build(config, found) if parts is None else parts,
     )
 
 
 def subtitle(found: Mapping[str, Artifact]) -> str:
     manifests = [artifact.manifest for artifact in found.values()]
+    if not manifests:
+        return "Tables of the report with rows of ours."
     last = max(manifests, key=lambda m: m["finished"])
     machine = last["environment"]
     took = duration(sum(m["seconds"] for m in manifests))
@@ -200,7 +247,7 @@ def context(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         "§2.5, Table 3",
         "Perplexity of held-out text against its length, no new training.",
     )
-    table = _json(found["context"], "table_03.json")
+    table = part.table(found["context"].file("table_03.json"))
     series = []
     for row in (r for r in table["rows"] if r["origin"] == "ours"):
         cells = [(_length(c["name"]), row["cells"].get(c["name"])) for c in table["columns"]]
@@ -211,7 +258,6 @@ def context(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     part.figure(
         curves(series, "tokens", "perplexity", log_x=True, log_y=True), "Shaded: confidence intervals."
     )
-    part.tables.append(_report_table(table))
     return part
 
 
@@ -248,6 +294,7 @@ def preference(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     text = "Pretrained on many rough comparisons; the reward model begins from it."
     part = Part("pmp", "Preference model", "§3.2.1", text)
     part.training(found["preference"], config, *PAIRWISE)
+    part.table(found["preference"].file("table_04.json"), "_pmp")
     return part
 
 
@@ -260,7 +307,7 @@ def reward(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         "How often the model prefers what is known to be better, on pairs it never saw.",
     )
     part.training(found["reward"], config, *PAIRWISE)
-    part.tables.append(_report_table(_json(found["reward"], "table_04.json")))
+    part.table(found["reward"].file("table_04.json"))
     part.samples = _samples(found["reward"], config.samples)
     return part
 
@@ -355,11 +402,31 @@ def rejection(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     return part
 
 
+def ranking(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """RRHF."""
+    text = "The policy learns to find those of its replies more likely that the reward model likes better."
+    part = Part("rrhf", "Ranked replies", "§6.2", text)
+    pairs, best = (
+        (Curve(name, "training"), Curve(f"heldout_{name}", "held out")) for name in ("accuracy", "best_loss")
+    )
+    part.training(
+        found["rrhf"],
+        config,
+        Unit("pairs of replies in the right order, share", pairs),
+        Unit("loss of the best reply, nats a token", best),
+        Unit("ranking loss", (Curve("rank_loss", "training"), Curve("heldout_rank_loss", "held out"))),
+        RATE,
+        NORM,
+    )
+    part.samples = _samples(found["rrhf"], config.samples * 2)
+    return part
+
+
 def policies(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     """PPO and its alternatives on one table."""
     text = "Replies to the same held-out prompts with the same seeds, judged by the same models."
     part = Part("policies", "Policies side by side", "§3.2.2, §6.2", text)
-    part.tables.append(_report_table(_json(found["comparison"], "policies.json")))
+    part.tables.append(_report_table(read(found["comparison"].file("policies.json"))))
     part.samples = _samples(found["comparison"], config.samples * 2)
     return part
 
@@ -373,11 +440,25 @@ def human(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
         "Replies to held-out prompts compared by the primer's true preference.",
     )
     data = _json(found["evals"], "figure_04.json")
-    rows = [(f"judge: {r['judge']}", r["win"], r["tie"], r["loss"]) for r in data["rows"]]
     first = data["rows"][0]
-    part.figure(
-        win_tie_loss(rows), f"{first['model']} against {first['against']}, {first['n']} held-out prompts."
+    groups = {f"judge: {bar['judge']}": [exhibits.judged(bar)] for bar in data["rows"]}
+    made = exhibits.figure_4(groups, first["against"], data["notes"])
+    part.exhibit(made, f"{first['model']} against {first['against']}, {first['n']} held-out prompts.")
+    return part
+
+
+def people(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Figure 4 with people as judges, ratings and agreement."""
+    part = Part(
+        "people", "Human evaluation", "§3.3, Figure 4, §A.2.2", "Replies ranked by people who saw no names."
     )
+    data = _json(found["people"], "results.json")
+    sheets = [Sheet(**one) for one in data["sheets"]]
+    made = exhibits.figure_4(data["shares"], data["baseline"])
+    part.exhibit(
+        Exhibit(f"{made.name}_people", sheets, made.picture), "Of all instructions, and of each topic."
+    )
+    part.tables += [_sheet_table(one) for one in sheets if one.rows]
     return part
 
 
@@ -386,22 +467,48 @@ def tools(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
     part = Part(
         "tools", "Tool use", "§3.4, Table 6", "ReAct prompts with tools the question may or may not need."
     )
-    part.tables.append(_report_table(_json(found["agent"], "table_06.json")))
+    part.table(found["agent"].file("table_06.json"))
     part.samples = _samples(found["agent"], config.samples)
     return part
 
 
+def interpreter(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
+    """Tables 7 to 9."""
+    text = "Questions that are answered by a program, and tools called as Python functions."
+    part = Part("interpreter", "Code interpreter and agent", "§3.4, Tables 7 to 9", text)
+    for number in (7, 8, 9):
+        part.table(found["agentbench"].file(f"table_{number:02d}.json"))
+    part.samples = _samples(found["agentbench"], config.samples)
+    return part
+
+
 def tables(config: ReportConfig, found: Mapping[str, Artifact]) -> Part:
-    """Tables 2, 5, 10 and 12."""
+    """Figure 2 and Tables 2, 5 and 10 to 17."""
     part = Part(
         "tables",
         "Benchmarks",
-        "Tables 2, 5, 10, 12",
+        "Figure 2, Tables 2, 5, 10 to 17",
         "Our rows: the primer's items in the benchmarks' form, with 95 % intervals.",
     )
-    for path in sorted(found["evals"].path.glob("table_*.json")):
-        part.tables.append(_report_table(_json(found["evals"], path.name)))
+    _fill(part, found["evals"].path)
     return part
+
+
+def tables_of(name: str, folder: Path) -> Part:
+    """Tables that `openqwen table` filled for models of the user's."""
+    text = "Our rows: the items that the notes below name, with 95 % intervals."
+    part = Part(f"filled-{name}", f"Filled tables: {name}", "", text)
+    _fill(part, folder, f"_{name}")
+    return part
+
+
+def _fill(part: Part, folder: Path, also: str = "") -> None:
+    """All tables of a folder and, where ours have scores on its sets, Figure 2."""
+    files = sorted(folder.glob("table_*.json"))
+    found = {data["table"]: data for data in (part.table(path, also) for path in files)}
+    if (made := exhibits.figure_2(found)) is not None:
+        made = Exhibit(made.name + also, made.sheets, made.picture)
+        part.exhibit(made, " ".join(exhibits.CHOICE))
 
 
 PARTS: Sequence[tuple[set[str], Callable[[ReportConfig, Mapping[str, Artifact]], Part]]] = (
@@ -416,9 +523,12 @@ PARTS: Sequence[tuple[set[str], Callable[[ReportConfig, Mapping[str, Artifact]],
     ({"rlhf"}, rlhf),
     ({"dpo"}, preferences),
     ({"rft"}, rejection),
+    ({"rrhf"}, ranking),
     ({"comparison"}, policies),
     ({"evals"}, human),
+    ({"people"}, people),
     ({"agent"}, tools),
+    ({"agentbench"}, interpreter),
     ({"evals"}, tables),
 )
 
@@ -466,7 +576,13 @@ def _plain(cells: Sequence[str]) -> dict[str, Any]:
 
 
 def _table(title: str, head: Sequence[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"title": title, "head": [(name, "") for name in head], "rows": rows, "notes": []}
+    return {"title": title, "head": [(name, "") for name in head], "rows": rows, "notes": [], "words": 1}
+
+
+def _sheet_table(made: Sheet) -> dict[str, Any]:
+    """A table of text for the template."""
+    table = _table(made.heading, made.head, [_plain(row) for row in made.rows])
+    return {**table, "notes": made.notes, "words": made.words}
 
 
 def _report_table(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -477,21 +593,17 @@ def _report_table(data: Mapping[str, Any]) -> dict[str, Any]:
         head.append((column["name"], ", ".join(word for word in (shots, column.get("metric") or "") if word)))
     rows = []
     for row in data["rows"]:
-        cells = [
-            (row["model"], row["origin"]),
-            *(_cell(row["cells"].get(c["name"])) for c in data["columns"]),
-        ]
+        cells = [(row["model"], row["origin"]), *(_cell(shown(row, c["name"])) for c in data["columns"])]
         rows.append({"ours": row["origin"] == "ours", "cells": cells})
-    title = data["title"] if "table" not in data else f"Table {data['table']}. {data['title']}"
-    return {"title": title, "head": head, "rows": rows, "notes": data.get("notes", [])}
+    return {"title": sheet(data).heading, "head": head, "rows": rows, "notes": notes(data), "words": 1}
 
 
-def _cell(cell: Mapping[str, Any] | None) -> tuple[str, str]:
-    if cell is None or cell.get("value") is None:
+def _cell(cell: Cell | None) -> tuple[str, str]:
+    if cell is None:
         return "-", ""
     details = [f"{cell['low']:.4g} to {cell['high']:.4g}"] if cell.get("low") is not None else []
     if cell.get("n"):
         details.append(f"n {cell['n']}")
     if cell.get("chance") is not None:
         details.append(f"chance {cell['chance']:.3g}")
-    return _number(cell["value"]), ", ".join(details)
+    return ("~" if by_chance(cell) else "") + _number(cell["value"]), ", ".join(details)

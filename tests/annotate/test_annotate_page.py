@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,18 +10,10 @@ from typing import Any
 
 import pytest
 from annotate_study import serving, write_samples
+from pages import chromium, visits
 
 from openqwen.annotate.ballots import Ballots
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 HOSTILE = "**bold** <script>document.title='owned'</script><img src=x onerror=alert(1)> `code`"
 TEXTS = {
     "small": f"{HOSTILE} {{}}",
@@ -33,13 +24,8 @@ TEXTS = {
 
 @pytest.fixture(scope="module")  # not longer: while it lasts, this thread has a running event loop
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -61,28 +47,14 @@ def visit(browser: Any, site: tuple[str, Ballots]) -> Iterator[Callable[..., Any
 
     A test that means one to happen takes it out of `visit.wrong`.
     """
-    contexts: list[Any] = []
-    wrong: list[str] = []
+    with visits(browser) as opened:
 
-    def open_page(annotator: str, address: str = site[0], **settings: Any) -> Any:
-        context = browser.new_context(
-            **{"viewport": {"width": 1200, "height": 800}, "locale": "en-GB", **settings}
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda r: None if r.url.startswith(f"{address}/") else wrong.append(r.url))
-        page.goto(f"{address}/?annotator={annotator}" if annotator else address + "/")
-        return page
+        def open_page(annotator: str, address: str = site[0], **settings: Any) -> Any:
+            path = f"/?annotator={annotator}" if annotator else "/"
+            return opened.open(address, path, **{"locale": "en-GB", **settings})
 
-    open_page.wrong = wrong  # type: ignore[attr-defined]
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
+        open_page.wrong = opened.wrong  # type: ignore[attr-defined]
+        yield open_page
 
 
 def card(page: Any, letter: str) -> Any:

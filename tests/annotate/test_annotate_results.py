@@ -30,12 +30,15 @@ from openqwen.annotate.contests import (
     ratings,
     shares,
 )
-from openqwen.annotate.figure import draw
 from openqwen.annotate.items import read_items
 from openqwen.annotate.results import summarise
+from openqwen.annotate.sheets import figure, keep, sheets
+from openqwen.cli import main
 from openqwen.cli.annotate import app
+from openqwen.core.artifact import find
 from openqwen.core.errors import DataError, UsageError
 from openqwen.core.intervals import wilson
+from openqwen.report.tables import latex, markdown
 from openqwen.reward.data import problem
 
 
@@ -310,6 +313,65 @@ def test_results_on_the_command_line(db: Path, tmp_path: Path, capsys: pytest.Ca
     assert len(scores) == 36 and {"reply": "q0/large", "annotator": "anna", "score": 8} in scores
 
 
+def test_results_in_every_form_on_the_command_line(
+    db: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Markdown and LaTeX have what the terminal has, and nothing else stands on a stream that is piped."""
+    found = summarise(Ballots(db), "small")
+    shown = sheets(found)
+    assert command("results", db, "--baseline", "small") == 0
+    printed = capsys.readouterr().out
+    for form, write in (("markdown", markdown), ("latex", latex)):
+        assert (
+            command("results", db, "--baseline", "small", "--form", form, "--figure", tmp_path / "f.svg") == 0
+        )
+        piped = capsys.readouterr().out
+        assert piped == write(*shown)
+        assert command("results", db, "--baseline", "small", "--form", form, "--to", tmp_path / form) == 0
+        assert (tmp_path / form).read_text(encoding="utf-8") == piped and form in capsys.readouterr().out
+    for one in shown:
+        assert all(cell in printed for cell in (one.heading, *one.head, *one.notes))
+        assert all(cell in printed for row in one.rows for cell in row)
+    all_of_large, all_of_middle = shown[0].rows[:2]
+    assert list(all_of_large[:6]) == ["all", "large", "4", "100.0%", "0.0%", "0.0%"]
+    assert list(all_of_middle[3:7]) == ["0.0%", "100.0%", "0.0%", "~50.0%"]
+    low, high = wilson(4, 4)
+    assert all_of_large[7] == f"{low:.1%} to {high:.1%}"
+    assert shown[0].notes[-1] == "4 of 4 instructions answered; answers: anna 4, bo 4, cem 4"
+    with pytest.raises(UsageError, match="no file"):
+        command("results", db, "--to", tmp_path / "x")
+    with pytest.raises(UsageError, match="png"):
+        command("results", db, "--figure", tmp_path / "figure.gif")
+
+
+def test_results_that_are_kept_stand_on_the_report_page(db: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "human", tmp_path / "page"
+    assert command("results", db, "--baseline", "small", "--out", out) == 0
+    kept = json.loads((out / "results.json").read_text())
+    assert kept["baseline"] == "small" and kept["shares"] == summarise(Ballots(db), "small")["shares"]
+    made = find(out)
+    assert made is not None and made.manifest["facts"]["said"] == kept["manifest"]
+    assert {path.name for path in out.glob("*.*")} >= {
+        "results.md", "results.tex", *(f"figure_04.{form}" for form in ("md", "tex", "png", "svg")),
+    }  # fmt: skip
+    assert main(["report", str(out), "--out", str(page)]) == 0
+    html = (page / "report.html").read_text(encoding="utf-8")
+    assert 'id="people"' in html and "100.0%" in html and "Krippendorff&#39;s alpha 1.00" in html
+    assert "against small" in html and "wins + ties/2, 95 %" in html  # words of the picture
+    text = (page / "exhibits" / "figure_04_people.md").read_text(encoding="utf-8")
+    assert text == (out / "results.md").read_text(encoding="utf-8")
+    ballots = Ballots(db)
+    ballots.add("late", Answer("q0", "dan", {f"q0/{name}": Mark(1) for name in study.MODELS}))
+    again = keep(ballots, summarise(ballots, "small"), 0, out)
+    assert again.manifest["facts"]["said"] != kept["manifest"]
+
+
+def test_a_baseline_that_met_nobody(db: Path) -> None:
+    found = {**summarise(Ballots(db), "small"), "shares": {"all": []}}
+    with pytest.raises(DataError, match="no model was compared with small"):
+        figure(found)
+
+
 def test_pairs_train_a_reward_model_and_say_where_they_are_from(db: Path, tmp_path: Path) -> None:
     assert command("results", db, "--pairs", tmp_path / "pairs.jsonl") == 0
     pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
@@ -350,20 +412,6 @@ def test_instructions_are_written(tmp_path: Path) -> None:
     assert command("instructions", "--out", tmp_path / "own.jsonl", "--lang", "zh", "--topic", "coding") == 0
     rows = [json.loads(line) for line in (tmp_path / "own.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 15 and {(r["lang"], r["task"]) for r in rows} == {("zh", "coding")}
-
-
-def test_the_figure_s_bars_are_the_shares(tmp_path: Path) -> None:
-    said = tournament({"a": 1.0, "b": 0.0, "c": 0.2}, 30, 1, 0)
-    groups = {"all": [vars(s) for s in shares(met(said), "b")]}
-    for kind in ("svg", "pdf", "png"):
-        draw(groups, "b", tmp_path / f"figure.{kind}")
-    text = (tmp_path / "figure.svg").read_text()
-    for row in groups["all"]:
-        assert f">{100 * row['win']:.0f}<" in text and f">{100 * row['loss']:.0f}<" in text
-    draw(groups, "b", tmp_path / "again.svg")
-    assert (tmp_path / "again.svg").read_text() == text
-    with pytest.raises(UsageError, match="png"):
-        draw(groups, "b", tmp_path / "figure.gif")
 
 
 def test_every_pair_of_models_meets() -> None:

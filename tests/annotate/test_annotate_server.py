@@ -286,6 +286,31 @@ def test_marks_that_are_refused(client: TestClient, booth: Booth, said: dict[str
     assert booth.ballots.counts() == {}
 
 
+@pytest.mark.parametrize(
+    "field, value, where",
+    [
+        ("comment", '"\\ud800"', "body.comment: "),
+        ("annotator", '"\\udfff anna"', "body.annotator: "),
+        ("item", '"q0\\ud800"', "body.item: "),
+        ("\\ud83d", "1", "body: "),
+        ("cards", '{"a": {"place": NaN}}', "body.cards.a.place: "),
+        ("cards", '{"a": {"place": Infinity}}', "body.cards.a.place: "),
+        ("cards", '{"\\ud800": {"place": -Infinity}}', "body.cards."),
+    ],
+)
+def test_surrogates_and_nan_are_refused(
+    client: TestClient, booth: Booth, field: str, value: str, where: str
+) -> None:
+    """JSON as Python reads it may hold half of a character and NaN; no reply can hold them, so none sends them back."""
+    reply = client.get("/next", params={"annotator": "anna"}).json()
+    given = {name: json.dumps(own) for name, own in answer_to(reply, "anna").items()} | {field: value}
+    content = "{" + ", ".join(f'"{name}": {own}' for name, own in given.items()) + "}"
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/answer", content=content.encode(), headers=headers)
+    assert answer.status_code == 422 and answer.json()["detail"].startswith(where)
+    assert booth.ballots.counts() == {}
+
+
 @pytest.mark.fault("annotation", "a foreign page or host name reaches the annotation server", "refused")
 @pytest.mark.parametrize(
     "headers, status",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from openqwen.core.errors import DataError
 from openqwen.core.tables import published
-from openqwen.evals import choice
-from openqwen.evals.task import constant_guess, records, shots_for
+from openqwen.evals import choice, sets
+from openqwen.evals.task import constant_guess, examples, records, shots_for
 from openqwen.evals.tasks import COLUMNS, TASKS, bbh, ceval, gsm8k, humaneval, math, mbpp, mmlu
 
 ITEM = {
@@ -105,6 +105,15 @@ def test_released_gsm8k_shots(shared: Path) -> None:
     assert len(shots) == 8
     built = "".join(gsm8k.query(shot) + gsm8k.answer(shot) for shot in shots)
     assert built.strip() == text.strip()
+
+
+@pytest.mark.shared
+def test_the_released_examples_are_the_reports_and_the_training_rows_the_harness(shared: Path) -> None:
+    items = sets.load(gsm8k.TASK, shared / "data" / "eval").items
+    for protocol, first in (("report", "shot-0"), ("harness", "train.jsonl.gz:1")):
+        ask = gsm8k.TASK.ask("base", protocol)  # type: ignore[arg-type]
+        shown = shots_for(items[0], examples(items, ask, protocol), 8)  # type: ignore[arg-type]
+        assert len(shown) == 8 and shown[0]["id"] == first and ask.text(items[0], shown)
 
 
 def test_columns_are_the_reports() -> None:

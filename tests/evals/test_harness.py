@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from openqwen.chat import chatml
 from openqwen.core.artifact import digest
 from openqwen.data.primer.benchmarks import all_benchmarks
 from openqwen.data.primer.world import World
-from openqwen.evals import code, contamination, harness, preference, stats, tables
+from openqwen.evals import code, contamination, fill, harness, preference, stats, tables, verify
 from openqwen.evals.harness import Subject
 from openqwen.evals.task import Item
 from openqwen.evals.tasks import TASKS, humaneval
@@ -195,6 +196,77 @@ def test_examples_are_dropped_until_the_prompt_fits(sets: dict[str, list[Item]])
     ask, item = TASKS["mmlu"].base, items[-1]
     short = harness.fit(subject("base", engine, 20), ask, item, items[:2])
     assert short.cut and len(short.ids) == 20 and TOKENIZER.decode(short.ids).endswith("Answer:")
+
+
+def test_the_card_says_which_examples_were_shown(sets: dict[str, list[Item]]) -> None:
+    items = sets["mmlu"]
+    engine = scripted("mmlu", "base", items, True)
+    for room, most in ((4000, 2), (260, 1)):
+        done = harness.evaluate(subject("base", engine, room), TASKS["mmlu"], items, 2, limit=40)
+        assert done is not None
+        rows, subjects = done.card["shots"]["rows"], {item["id"]: item["subject"] for item in items}
+        assert sum(row["prompts"] for row in rows) == 40 and max(len(row["ids"]) for row in rows) == most
+        for row in filter(lambda row: row["ids"], rows):
+            dev = [i["id"] for i in items if i["split"] == "dev" and i["subject"] == subjects[row["ids"][0]]]
+            assert row["ids"] == dev[:2][-len(row["ids"]) :]
+
+
+def test_a_model_without_log_probabilities_or_a_missing_package_is_an_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str, protocol: str, **changes: Any) -> str | None:
+        found = replace(subject("chat", None), **changes)
+        return fill.why_not(found, name, protocol)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sandbox, "backend", lambda: "bwrap")
+    monkeypatch.setattr(sandbox, "missing_tool", lambda language: f"{language} is not installed")
+    monkeypatch.setattr(harness, "find_spec", lambda name: None if name == "antlr4" else True)
+    assert missing("mmlu", "harness") is None and missing("mmlu", "report", scores=False) is None
+    assert "log-probability" in str(missing("mmlu", "harness", scores=False))
+    assert "log-probability" in str(missing("mmlu", "report", scores=False, kind="base"))
+    assert "antlr4, which is not installed (pip install" in str(missing("math", "harness"))
+    assert missing("math", "report") is None
+    assert missing("ocnli", "harness") == "lm-evaluation-harness has no task for it"
+    go = subject("chat", None)
+    assert fill.dashes([(go, ("humanevalpack_go", 0))], {"humanevalpack_go": []}, "report") == [
+        "Not asked, HumanEvalPack Go (m): go is not installed."
+    ]
+
+
+def test_the_harness_asks_a_chat_model_in_turns(sets: dict[str, list[Item]]) -> None:
+    """The header is the system message, examples are turns, and an option follows the line end that opens a turn."""
+    ask, found = TASKS["mmlu"].ask("chat", "harness"), subject("chat", None)
+    item, shot = sets["mmlu"][-1], sets["mmlu"][0]
+    prompt = harness.fit(found, ask, item, [shot])
+    system, user, reply, _ = chatml.parse(prompt.ids, TOKENIZER)[:4]
+    assert system["content"] == ask.header(item) and user["content"].endswith("\nAnswer:")
+    assert reply["content"] == shot["answer"]
+    before, rest = harness.pair(found, ask, prompt, " B")
+    assert TOKENIZER.decode(rest) == "\nB" and TOKENIZER.decode(before).endswith("<|im_start|>assistant")
+    assert before + rest[:1] == prompt.ids
+
+
+def test_one_right_letter_of_several_is_enough_for_the_harness_and_all_questions_count_the_same() -> None:
+    task = TASKS["agieval"]
+    items = [
+        task.parse(
+            {"task": exam, "question": "q", "options": list("wxyz"), "label": label, "id": f"{i}"}, "f:1"
+        )
+        for i, (exam, label) in enumerate([("jec-qa-kd", ["B", "D"]), ("sat-en", "A"), ("sat-en", "A")])
+    ]
+
+    class Last(ScriptedEngine):
+        def loglikelihood(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+            return [(float(TOKENIZER.decode(after) == " z"), False) for _, after in pairs]
+
+    engine = Last(str, str)
+    done = harness.evaluate(subject("base", engine), task, items, 0, limit=9, protocol="harness")
+    assert done is not None and [record["right"] for record in done.records] == [True, False, False]
+    assert done.cell["value"] == pytest.approx(100 / 3) and done.cell["chance"] == pytest.approx(100 / 3)
+    made = tables.cell(done, items)
+    assert made is not None and made["value"] == pytest.approx(100 / 3) and made["clusters"] == 2
+    ask = task.ask("base", "harness")
+    assert verify.rescore(ask, done.records, items) == [True, False, False]
 
 
 def test_chat_prompts_are_chatml(sets: dict[str, list[Item]]) -> None:

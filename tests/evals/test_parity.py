@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from openqwen.evals import harness
+from openqwen.evals import formulas, harness
 from openqwen.evals.adapter import harness_model
 from openqwen.evals.harness import Subject, evaluate
 from openqwen.evals.tasks import TASKS
@@ -38,11 +41,28 @@ def labelled(i: int, count: int) -> dict[str, Any]:
     }
 
 
+def exam(i: int) -> dict[str, Any]:
+    """A row of C-Eval's accountant that both read."""
+    return {
+        "id": str(i), "subject": "accountant", "subject_zh": "注册会计师", "question": f" {phrase(i)}? ",
+        **{letter: phrase(i + k) for k, letter in enumerate("ABCD")}, "answer": "ABCD"[i % 4],
+    }  # fmt: skip
+
+
 # Task of ours -> (task of the harness, row i in the hub's form, shots, metrics).
 ROWS = {
     "arc_easy": ("arc_easy", lambda i: labelled(i, 4), 0),
     "arc_challenge": ("arc_challenge", lambda i: labelled(i, 3 + i % 3), 2),
     "commonsenseqa": ("commonsense_qa", lambda i: labelled(i, 5), 3),
+    "ceval": ("ceval-valid_accountant", exam, 2),
+    "mmlu": (
+        "mmlu_abstract_algebra",
+        lambda i: {
+            "id": str(i), "subject": "abstract_algebra", "question": f"{phrase(i)}?\n", "answer": i % 4,
+            "choices": [phrase(i + k) for k in range(4)],
+        },
+        2,
+    ),
     "boolq": (
         "boolq",
         lambda i: {"passage": phrase(i) + ".", "question": f"is it {word(i)}", "idx": i, "label": i % 2},
@@ -100,7 +120,8 @@ def test_equal_to_the_question(name: str, subject: Subject, tmp_path: Path) -> N
     for split, numbers in (("train", range(40, 46)), ("test", range(10))):
         path = files[split] = tmp_path / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row(i)) + "\n" for i in numbers), encoding="utf-8")
-    found = simple_evaluate(theirs, files, shots, harness_model(subject), tmp_path)
+    turns = subject.kind == "chat"
+    found = simple_evaluate(theirs, files, shots, harness_model(subject), tmp_path, turns)
     task = TASKS[name]
     dev = [{**item, "split": "dev"} for item in task.read(files["train"])]
     ours = evaluate(subject, task, [*dev, *task.read(files["test"])], shots, limit=10, protocol="harness")
@@ -117,8 +138,53 @@ def test_equal_to_the_question(name: str, subject: Subject, tmp_path: Path) -> N
             assert bool(sample["acc_norm"]) == record["right_by_length"], i
 
 
+@pytest.mark.parametrize("name", ["arc_challenge", "commonsenseqa", "nq", "gsm8k", "ceval"])
+def test_a_chat_model_is_asked_in_turns_as_with_its_template(
+    name: str, subject: Subject, tmp_path: Path
+) -> None:
+    test_equal_to_the_question(name, replace(subject, kind="chat"), tmp_path)
+
+
+LATEX = st.text(alphabet="\\{}$=. \n/01a", max_size=12) | st.lists(
+    st.sampled_from(
+        [
+            "\\frac",
+            "\\sqrt",
+            "\\boxed{",
+            "\\text{ ",
+            "{",
+            "}",
+            "$",
+            "=",
+            "1",
+            "23",
+            "x",
+            "/",
+            "\\left(",
+            "cm",
+            " ",
+        ]
+    )
+).map("".join)
+
+
+@settings(deadline=None)
+@given(LATEX, LATEX)
+def test_formulas_are_compared_as_agieval_does(a: str, b: str) -> None:
+    utils = pytest.importorskip("lm_eval.tasks.agieval.utils")
+    for other in (b, a, a.replace(" ", ""), a.replace("$", "")):
+        assert formulas.agieval_equal(a, other) == utils.is_equiv(a, other)
+
+
+@settings(deadline=None)
+@given(LATEX)
+def test_formulas_have_minervas_form(text: str) -> None:
+    utils = pytest.importorskip("lm_eval.tasks.minerva_math.utils", exc_type=ImportError)
+    assert formulas.minerva_form(text) == utils.normalize_final_answer(text)
+
+
 def simple_evaluate(
-    name: str, files: dict[str, Path], shots: int, model: Any, folder: Path
+    name: str, files: dict[str, Path], shots: int, model: Any, folder: Path, turns: bool = False
 ) -> list[dict[str, Any]]:
     """The harness' samples in the order of the rows, its own task reading our file instead of the hub."""
     from lm_eval.tasks import TaskManager
@@ -133,7 +199,7 @@ def simple_evaluate(
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     done = lm_eval.simple_evaluate(
         model=model, tasks=[f"ours_{name}"], num_fewshot=shots, task_manager=manager, bootstrap_iters=0,
-        log_samples=True,
+        log_samples=True, apply_chat_template=turns,
     )  # fmt: skip
     samples = [s for s in done["samples"][f"ours_{name}"] if s.get("filter") != "flexible-extract"]
     return sorted(samples, key=lambda sample: sample["doc_id"])
@@ -142,6 +208,8 @@ def simple_evaluate(
 HOMES = {
     "arc_easy": "arc/arc_easy", "arc_challenge": "arc/arc_challenge", "commonsense_qa": "commonsense_qa/default",
     "boolq": "super_glue/boolq/default", "nq_open": "nq_open/nq_open", "lambada_openai": "lambada/lambada_openai",
+    "mmlu_abstract_algebra": "mmlu/default/mmlu_abstract_algebra",
+    "ceval-valid_accountant": "ceval/ceval-valid_accountant",
     "gsm8k": "gsm8k/gsm8k", "hellaswag": "hellaswag/hellaswag", "piqa": "piqa/piqa", "social_iqa": "siqa/siqa",
 }  # fmt: skip
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,24 @@ import pytest
 
 from openqwen.annotate.config import RemoteConfig
 from openqwen.annotate.models import Remote
+from openqwen.cli.table import table
 from openqwen.core.errors import OpenQwenError, UsageError
-from openqwen.evals import harness
+from openqwen.evals import harness, verify
 from openqwen.evals.harness import evaluate
 from openqwen.evals.remote import remote_subject
-from openqwen.evals.task import Item
+from openqwen.evals.task import Ask, Item
 from openqwen.evals.tasks import TASKS, math401
+
+
+def add(question: str) -> str:
+    return f"It is {sum(map(int, question.removesuffix('=').split('+')))}."
 
 
 class Server:
     """Adds two numbers as a chat model would; `plan` says what it does with the n-th request: a status, or None."""
 
     def __init__(self) -> None:
+        self.reply = add
         self.seen: list[dict[str, Any]] = []
         self.plan: dict[int, int] = {}
         outer = self
@@ -35,10 +43,8 @@ class Server:
                 outer.seen.append(body)
                 status = outer.plan.get(len(outer.seen), 200)
                 question = body["messages"][-1]["content"]
-                total = sum(map(int, question.removesuffix("=").split("+")))
-                found: Any = {
-                    "choices": [{"message": {"content": f"It is {total}."}, "finish_reason": "stop"}]
-                }
+                message = {"content": outer.reply(question)}
+                found: Any = {"choices": [{"message": message, "finish_reason": "stop"}]}
                 if status != 200:
                     found = {"error": {"message": "no, thanks"}}
                 data = json.dumps(found).encode()
@@ -66,6 +72,7 @@ def server() -> Iterator[Server]:
     found.http.server_close()
 
 
+STOPS = ("a1", "a2", "a3", "a4", "\n")
 ITEMS: list[Item] = [
     math401.parse({"query": f"{i}+{i}=", "response": str(2 * i + (i == 3)), "id": str(i)}, "m:1")
     for i in range(6)
@@ -119,3 +126,70 @@ def test_what_an_address_cannot_do(server: Server) -> None:
     assert done is not None and done.card["refused"] == 2 and not server.seen
     with pytest.raises(UsageError, match="does not score"):
         subject.engine.loglikelihood([])
+
+
+def test_every_stop_ends_a_reply_though_the_api_takes_four(server: Server) -> None:
+    server.reply = lambda question: "one two\nthree"
+    subject = remote_subject(Remote(server.address, RemoteConfig()), 4000)
+    ask = Ask(lambda item: "q", lambda item: "", judge=lambda text, item: text == "one two", stop=STOPS)
+    task = replace(TASKS["math401"], chat=ask)
+    done = evaluate(subject, task, ITEMS[:1], 0, limit=1)
+    assert done is not None and done.records[0]["right"] and done.records[0]["ended"] == "stop"
+    assert server.seen[0]["stop"] == list(STOPS[:4])
+
+
+def write_rows(folder: Path, **sets: list[dict[str, Any]]) -> Path:
+    for name, rows in sets.items():
+        text = "".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows))
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+SUMS = [{"query": f"{i}+{i}=", "response": str(2 * i + (i == 3))} for i in range(6)]
+WORDS = [{"question": f"{i}+1 is what?", "answer": f"I add.\n#### {i + 1}"} for i in range(4)]
+CHOICES = [
+    {"subject": "law", "question": "q", "choices": ["a", "b", "c", "d"], "answer": "B", "split": split}
+    for split in ("dev", "test")
+]
+
+
+def test_a_table_is_filled_by_an_address(server: Server, tmp_path: Path) -> None:
+    data, file = write_rows(tmp_path, math401=SUMS), tmp_path / "t.json"
+    assert table(12, chat=[server.address], data=data, out=tmp_path / "out", form="json", to=file) == 0
+    (row,) = [row for row in json.loads(file.read_text())["rows"] if row["origin"] == "ours"]
+    assert row["model"] == "ours: adder" and list(row["cells"]) == ["Math401"]
+    assert row["cells"]["Math401"]["value"] == pytest.approx(500 / 6)
+    checks, wrong = verify.verify(tmp_path / "out")
+    assert len(checks) == 1 and not wrong and not checks[0].problems
+
+
+def test_a_protocol_is_asked_for_and_what_it_lacks_is_a_dash_with_a_reason(
+    server: Server, tmp_path: Path
+) -> None:
+    """The harness reads what stands after ####, the report the last number; an address gives no log-probabilities."""
+    server.reply = lambda question: f"#### {int(re.findall('[0-9]', question + '0')[0]) + 1}, or 9"
+    data, file = write_rows(tmp_path, gsm8k=WORDS, mmlu=CHOICES), tmp_path / "t.json"
+    found = {}
+    for protocol in ("report", "harness"):
+        table(2, chat=[server.address], data=data, protocol=protocol, form="json", to=file)
+        made = json.loads(file.read_text())
+        found[protocol] = next(row["cells"] for row in made["rows"] if row["origin"] == "ours")
+    assert list(found["report"]) == ["MMLU", "GSM8K"] and list(found["harness"]) == ["GSM8K"]
+    assert [found[protocol]["GSM8K"]["value"] for protocol in ("report", "harness")] == [0, 100]
+    assert any("Not asked, MMLU (adder): options are compared by log-probability" in n for n in made["notes"])
+    assert any("lm-evaluation-harness 0.4" in note for note in made["notes"])
+    asked = server.seen[-1]["messages"][-1]["content"]
+    assert asked.startswith("Question: ") and asked.endswith("\nAnswer:")
+
+
+def test_what_cannot_be_asked_at_all_is_an_error(server: Server, tmp_path: Path) -> None:
+    data = write_rows(tmp_path, math401=SUMS, mmlu=CHOICES)
+    with pytest.raises(UsageError, match="Math401 \\(adder\\): lm-evaluation-harness has no task"):
+        table(12, chat=[server.address], data=data, protocol="harness")
+    with pytest.raises(UsageError, match="log-probability"):
+        table(2, chat=[server.address], data=data, protocol="harness")
+    with pytest.raises(UsageError, match="asked as a chat model"):
+        table(2, model=[server.address], data=data)
+    with pytest.raises(UsageError, match="not ADDRESS#NAME"):
+        table(2, chat=["http://127.0.0.1:1/v1"], data=data)
+    assert not server.seen

@@ -24,12 +24,14 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-def test_every_library_has_a_lower_bound_and_no_upper_one() -> None:
+def test_every_library_has_a_lower_bound_and_no_upper_one_but_for_antlr() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     for line in (line for group in groups for line in group if not line.startswith("openqwen")):
-        bounds = [specifier.operator for specifier in Requirement(line).specifier]
-        assert bounds == [">="], line
+        requirement = Requirement(line)
+        bounds = {specifier.operator for specifier in requirement.specifier}
+        # sympy reads LaTeX by a grammar made for one version of antlr's runtime, and by no later one.
+        assert bounds == ({">=", "<"} if requirement.name == "antlr4-python3-runtime" else {">="}), line
 
 
 def test_no_text_becomes_code() -> None:

@@ -12,7 +12,9 @@ import pytest
 from openqwen.core.artifact import Artifact, load, stage_run, write_json, write_jsonl
 from openqwen.core.config import Resolved
 from openqwen.core.errors import DataError
-from openqwen.report import figures, stage, summary
+from openqwen.core.intervals import wilson
+from openqwen.core.tables import published
+from openqwen.report import charts, exhibits, figures, stage, summary
 from openqwen.report.config import ReportConfig
 
 
@@ -36,7 +38,6 @@ def test_figures_are_svg_with_their_labels() -> None:
         ),
         (figures.bars(["中文", "en"], {"ours": [1.0, 2.0], "bytes": [1.0, 1.0]}, "bytes per token"), "中文"),
         (figures.compression(["中文"], {"ours": [0.87]}, "XLM-R", {"ours": [False]}), "XLM-R = 1"),
-        (figures.win_tie_loss([("RLHF", 0.5, 0.3, 0.2)]), "50%"),
         (figures.lineage({"a<b": ("model", "12")}, []), "a<b"),
     ]
     for svg, word in drawn:
@@ -153,6 +154,61 @@ def test_stage_writes_one_self_contained_file(tmp_path: Path) -> None:
     done = stage.run(Resolved(ReportConfig(), {}), {"agent": tmp_path / "agent"}, tmp_path / "report")
     assert (done.path / "report.html").stat().st_size < 200_000
     assert done.manifest["facts"]["parts"] == 2
+
+
+def ours(number: int, **cells: dict) -> dict:
+    data = published(number)
+    data["rows"].append({"model": "ours: base", "origin": "ours", "cells": cells})
+    return data
+
+
+def test_figures_2_and_4_and_every_table_of_an_evaluation_are_on_the_page_and_beside_it(
+    tmp_path: Path,
+) -> None:
+    """Scores that guessing may explain are marked on the page as in the files."""
+    facts = dict.fromkeys(("sft_accuracy", "sft_stops", "wins", "ties", "losses"), 0.5)
+    lucky = {"value": 31.0, "low": 22.0, "high": 41.5, "n": 80, "chance": 25}
+    bars = [
+        {"model": "chat model (RLHF)", "against": "chat model (SFT)", "judge": judge, "n": 20, **shares}
+        for judge, shares in (
+            ("known true score", {"win": 0.75, "tie": 0.15, "loss": 0.1}),
+            ("reward model", {"win": 0.35, "tie": 0.2, "loss": 0.45}),
+        )
+    ]
+    files = {
+        "figure_04.json": {"rows": bars, "notes": ["a note on bars"]},
+        "table_02.json": ours(2, MMLU=lucky, BBH={**lucky, "low": 26.0}),
+        "table_17.json": ours(17, PIQA={**lucky, "value": 64.5, "low": 60.0, "high": 69.0, "chance": 50}),
+    }
+    made = make(tmp_path / "evals", "evals", facts, files)
+    done = stage.run(Resolved(ReportConfig(), {}), {"evals": made.path}, tmp_path / "page")
+    page = (done.path / "report.html").read_text(encoding="utf-8")
+    assert "Table 2. Performance of base models" in page and "Table 17. " in page
+    assert "~31<small>22 to 41.5, n 80, chance 25" in page and ">31<small>26 to 41.5" in page
+    assert "judge: known true score" in page and ">75<" in page and "against chat model (SFT)" in page
+    assert exhibits.BEST in page and charts.CHANCE in page
+    names = ["figure_04", "table_02", "table_17", "figure_02"]
+    assert done.manifest["facts"]["exhibits"] == names
+    assert all(f"exhibits/{name}" in page for name in names)
+    assert {path.name for path in (done.path / "exhibits").iterdir()} == {
+        f"{name}.{form}" for name in names for form in ("md", "tex", "png", "svg")
+    }
+    text = (done.path / "exhibits" / "figure_02.tex").read_text(encoding="utf-8")
+    assert r"ours: base & \textasciitilde{}31 [22, 41.5] & - " in text and "64.5 [60, 69]" in text
+    text = (done.path / "exhibits" / "figure_04.md").read_text(encoding="utf-8")
+    low, high = wilson(0.825 * 20, 20)
+    assert (
+        f"| 82.5% | {low:.1%} to {high:.1%} |" in text and "| ~45.0% |" in text and "- a note on bars" in text
+    )
+
+
+def test_tables_7_to_9_have_a_place(tmp_path: Path) -> None:
+    cell = {"value": 50.0, "low": 40.0, "high": 60.0, "n": 90}
+    columns = {7: "Math", 8: "Math", 9: "Run: Tool Used"}
+    files = {f"table_{n:02d}.json": ours(n, **{name: cell}) for n, name in columns.items()}
+    page = stage.render(ReportConfig(), {"agentbench": make(tmp_path / "bench", "agent-bench", {}, files)})
+    assert 'id="interpreter"' in page and page.count("40 to 60, n 90") == 3
+    assert all(f"Table {number}. " in page for number in columns)
 
 
 def test_unfinished_input_is_named(tmp_path: Path) -> None:

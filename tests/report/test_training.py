@@ -127,15 +127,15 @@ def test_a_curve_of_few_points_is_drawn_as_it_is() -> None:
     ("low", "high"), [(2.1, 6.9), (0.5, 1.6), (2.44, 2.51), (1e-6, 3e2), (3.0, 3.0), (0.99, 1.01)]
 )
 def test_a_logarithmic_axis_has_plain_numbers_and_not_too_many(low: float, high: float) -> None:
-    figure, axes = figures._figure(3, 2)
+    figure, axes = figures.canvas(3, 2)
     axes.plot([0, 1], [low, high])
-    figures._log_scale(axes, low, high)
+    figures.log_scale(axes, low, high)
     inside = [tick for tick in axes.get_yticks() if low <= tick <= high]
     assert 1 <= len(inside) <= 10
     assert [float(text.get_text()) for text in axes.get_yticklabels()] == pytest.approx(
         axes.get_yticks(), rel=6e-3
     )
-    figures._svg(figure)
+    figures.svg_text(figure)
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,21 @@ never as HTML, and the page may run and load nothing but its own files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from socket import create_server
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from openqwen.core.console import note
-from openqwen.core.errors import OpenQwenError, UsageError
+from openqwen.core import loopback
+from openqwen.core.errors import OpenQwenError
+from openqwen.core.loopback import HEADERS, HOSTS
 from openqwen.data.account import COPIES, Account, Place
 from openqwen.data.items import read_benchmarks
 from openqwen.data.review.compare import Piece, compare
@@ -32,14 +30,6 @@ from openqwen.data.review.sample import Stratum, queue
 
 PAGE = Path(__file__).parent / "page"
 SHOWN = 60_000  # characters of a text that are sent
-HOSTS = ["127.0.0.1", "localhost"]
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 Reviewer = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^\S(.*\S)?$")]
 
 
@@ -192,16 +182,9 @@ def create_app(desk: Desk) -> FastAPI:
 
 def serve(desk: Desk, port: int) -> None:
     """Serves the page on the loopback until interrupted. UsageError if the port is taken."""
-    try:
-        sock = create_server(("127.0.0.1", port), backlog=128)
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"cannot serve on port {port}: {error}", fix="choose another with --port, 0 takes a free one"
-        ) from error
-    with closing(sock):
-        note(f"{len(desk.queue)} documents to review, beside {len(desk.originals)} originals of copies")
-        note(f"open http://127.0.0.1:{sock.getsockname()[1]}/")
-        note(f"judgements go to {desk.judgements.path}; Ctrl-C ends")
-        config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
-        with suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes it on
-            uvicorn.Server(config).run(sockets=[sock])
+    loopback.serve(create_app(desk), port, _about(desk), f"judgements go to {desk.judgements.path}")
+
+
+def _about(desk: Desk) -> Iterator[str]:
+    """Finding the originals reads the corpus, so it is not done before the port is held."""
+    yield f"{len(desk.queue)} documents to review, beside {len(desk.originals)} originals of copies"

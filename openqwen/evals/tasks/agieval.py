@@ -2,7 +2,8 @@
 
 Report §A.2, Table 15 (0-shot), OpenCompass' modes: single choices compare "The answer is A" and so on as ends of the text,
 questions with several right letters and those to fill in are answered in text. The score is the mean over the exams.
-lm-evaluation-harness has the same exams with prompts baked into its copy of the data, so it is no protocol here.
+Harness (agieval): the exams' own zero-shot prompts, which its copy of the data holds ready made; the texts of all choices
+are compared, one of the right letters is enough, and every question counts the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from openqwen.core.errors import DataError
-from openqwen.evals import choice
+from openqwen.evals import choice, formulas
 from openqwen.evals.task import Ask, Item, Task, by_subject, identity, take
 from openqwen.evals.tasks import math
 
@@ -50,10 +51,12 @@ def parse(record: Item, place: str) -> Item:
     gold = re.sub(r"[\s,，、]", "", gold) if options else gold
     if options and (not gold or not set(gold) <= set(choice.LETTERS[: len(options)])):
         raise DataError(f"answer {gold!r} is none of the choices", where=place)
+    passage = record.get("passage") or ""
     return {
         "id": identity(record, place),
         "subject": subject,
-        "question": (record.get("passage") or "") + take(record, place, "question"),
+        "passage": passage,
+        "question": passage + take(record, place, "question"),
         "choices": list(options),
         "answer": gold,
         "split": record.get("split", "test"),
@@ -128,6 +131,34 @@ def chance(items: Sequence[Item]) -> float | None:
     return sum(c * w for c, w in zip(chosen, weights)) / sum(weights) if items else None
 
 
+def harness_query(item: Item) -> str:
+    passage, question, count = item["passage"], item["question"][len(item["passage"]) :], len(item["choices"])
+    english = not chinese(item) or item["subject"] == "gaokao-english"
+    if not count:
+        return (
+            f"{passage}Q: {question}\nA: The answer is" if english else f"{passage}问题：{question}\n答案："
+        )
+    last = choice.LETTERS[count - 1]
+    texts = " ".join(item["choices"])
+    if english:
+        return f"{passage}Q: {question} Answer Choices: {texts}\nA: Among A through {last}, the answer is"
+    return f"{passage}问题：{question} 选项：{texts}\n答案：从A到{last}, 我们应选择"
+
+
+def harness_answer(item: Item) -> str:
+    right = item["choices"][choice.LETTERS.index(item["answer"][0])] if item["choices"] else item["answer"]
+    return f" {right}\n\n"
+
+
+def harness_judge(text: str, item: Item) -> bool:
+    return formulas.agieval_equal(text, item["answer"])
+
+
+def harness_chance(items: Sequence[Item]) -> float | None:
+    hit = [len(item["answer"]) / len(item["choices"]) if item["choices"] else 0.0 for item in items]
+    return sum(hit) / len(hit) if hit else None
+
+
 TASK = Task(
     name="agieval",
     title="AGIEval",
@@ -136,4 +167,13 @@ TASK = Task(
     chat=Ask(chat_query, chat_answer, judge=judge),
     chance=chance,
     weights=by_subject,
+    harness=Ask(
+        harness_query,
+        harness_answer,
+        options=choice.text_options,
+        judge=harness_judge,
+        stop=("Q:",),
+        tokens=32,
+        chance=harness_chance,
+    ),
 )

@@ -122,6 +122,7 @@ TASK = Task(
     base=Ask(query, answer, judge=judge_base, stop=("\n\n", "Question:")),
     chat=Ask(chat_query, chat_answer, judge=judge_chat),
     chance=constant_guess,
+    prompt=parse_shots,
     harness=Ask(
         harness_query,
         harness_answer,

@@ -2,7 +2,8 @@
 
 Report §2.6, Tables 2, 5 and 10 (0-shot, pass@1, greedy). Base: the raw prompt is continued and cut where the function
 ends. Chat: the released instruction; from the reply only the body of the function is taken. The program is the prompt,
-that body, the tests; it runs in the sandbox or not at all.
+that body, the tests; it runs in the sandbox or not at all. Harness (humaneval): the raw prompt for every model, the
+continuation as it is.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ def _whole(item: Item, completion: str) -> str:
     return f"{item['prompt']}{completion}\n{guard([name])}\n{item['test']}\ncheck({name})\n"
 
 
+def harness_program(text: str, item: Item) -> str:
+    return _whole(item, text)
+
+
 def chat_query(item: Item) -> str:
     signature = re.search(
         rf"def\s+({re.escape(item['entry_point'])}\s*\(.*?)\s*:\s*\n", item["prompt"], re.DOTALL
@@ -96,4 +101,11 @@ TASK = Task(
     base=Ask(query, answer, program=program, stop=("\n\n", "\ndef ")),
     chat=Ask(chat_query, chat_answer, program=chat_program),
     chance=no_guess,
+    harness=Ask(
+        query,
+        answer,
+        program=harness_program,
+        stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+        tokens=1024,
+    ),
 )

@@ -30,6 +30,7 @@ _GO_PACKAGES = (
     "bytes", "crypto/md5", "errors", "fmt", "math", "math/rand", "reflect", "regexp", "sort", "strconv", "strings",
     "testing", "time", "unicode",
 )  # fmt: skip
+_GO_NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|`[^`]*`', re.DOTALL)  # comments and texts
 _GO_ASSERT = """
 type itemAssert struct{}
 func (itemAssert) Equal(wanted, found interface{}, more ...interface{}) {
@@ -146,7 +147,8 @@ def go_program(code: str, setup: str, test: str) -> str:
     test = test.replace("assert.New(t)", "itemAssert{}")
     body = re.sub(r"^package \w+\s*$|^import\s*\([^)]*\)|^import \"[^\"]*\"", "", code, flags=re.MULTILINE)
     body = f"{body}\n{_GO_ASSERT}\n{test}"
-    used = [p for p in _GO_PACKAGES if p == "fmt" or re.search(rf"\b{p.rpartition('/')[2]}\.", body)]
+    said = _GO_NO_CODE.sub("", body)
+    used = [p for p in _GO_PACKAGES if p == "fmt" or re.search(rf"\b{p.rpartition('/')[2]}\.", said)]
     return "package main\n\nimport (\n" + "".join(f'    "{name}"\n' for name in used) + f")\n{body}\n"
 
 

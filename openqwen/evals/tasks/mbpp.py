@@ -1,7 +1,8 @@
 """MBPP: write a function from one sentence and its tests.
 
 Report §2.6, Tables 2 and 10 (3-shot by the table, 0-shot by the text: the table is followed). The layout with [BEGIN]
-and [DONE] is the one of the set's own paper.
+and [DONE] is the one of the set's own paper. Harness (mbpp): the same layout with the first three tests, the published
+line ends, and nothing before or after the code.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ def parse(record: Item, place: str) -> Item:
     """The published form (text, code, test_list) and the primer's (prompt, test)."""
     tests = record["test_list"] if "test_list" in record else take(record, place, "test").strip().split("\n")
     number = record.get("task_id")
+    code = take(record, place, "code", "canonical_solution")
     return {
         "id": str(take(record, place, "task_id", "id")),
         "question": take(record, place, "text", "prompt"),
         "tests": [line for line in tests if line.strip()],
         "setup": record.get("test_setup_code", ""),
-        "answer": take(record, place, "code", "canonical_solution").replace("\r\n", "\n"),
+        "code": code,
+        "answer": code.replace("\r\n", "\n"),
         "split": record.get("split") or ("dev" if number in _DEV else "test"),
     }
 
@@ -57,6 +60,19 @@ def _whole(code: str, item: Item) -> str:
     return f"{code.strip()}\n{guard(_CALLED.findall(tests))}\n{item['setup']}\n{tests}\n"
 
 
+def harness_query(item: Item) -> str:
+    return query({**item, "tests": item["tests"][:3]})
+
+
+def harness_answer(item: Item) -> str:
+    return f"{item['code']}\n[DONE]\n\n"
+
+
+def harness_program(text: str, item: Item) -> str:
+    tests = "\n".join(item["tests"][:3])
+    return f"{text}\n{guard(_CALLED.findall(tests))}\n{tests}\n"
+
+
 def chat_query(item: Item) -> str:
     return str(item["question"])
 
@@ -72,4 +88,5 @@ TASK = Task(
     base=Ask(query, answer, program=program, stop=("[DONE]",)),
     chat=Ask(chat_query, chat_answer, program=chat_program),
     chance=no_guess,
+    harness=Ask(harness_query, harness_answer, program=harness_program, stop=("[DONE]",), tokens=256),
 )

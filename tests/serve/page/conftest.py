@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,18 @@ from typing import Any
 import openai
 import pytest
 import torch
+from pages import chromium, visits
 
 from openqwen.engine import Engine
 from openqwen.model.heads import ScalarModel
 from openqwen.serve.compare import Preferences, Reward
 from tests.serve.conftest import endless, running, tiny_model
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-
 
 @pytest.fixture(scope="module")  # not longer: while it lasts, this thread has a running event loop
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -68,31 +53,16 @@ def visit(browser, site) -> Iterator[Callable[..., Any]]:
 
     A test that means one to happen takes it out of `visit.wrong`.
     """
-    contexts: list[Any] = []
-    wrong: list[str] = []
+    with visits(browser) as opened:
 
-    def open_page(address: str = site[0], *, locked: bool = False, **settings: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **settings})
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: None if _own(r.url, address) else wrong.append(r.url))
-        page.goto(address + "/")
-        page.locator(".toast" if locked else "#model option").first.wait_for(state="attached")
-        return page
+        def open_page(address: str = site[0], *, locked: bool = False, **settings: Any) -> Any:
+            clipboard = ("clipboard-read", "clipboard-write")
+            page = opened.open(address, also=("data:", "blob:"), permissions=clipboard, **settings)
+            page.locator(".toast" if locked else "#model option").first.wait_for(state="attached")
+            return page
 
-    open_page.wrong = wrong  # type: ignore[attr-defined]
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-def _own(url: str, address: str) -> bool:
-    return url.startswith((address + "/", "data:", "blob:"))
+        open_page.wrong = opened.wrong  # type: ignore[attr-defined]
+        yield open_page
 
 
 def events(*texts: str, **last: Any) -> str:
