@@ -7,11 +7,12 @@ release of TRL that has PPO (1.12). Where openqwen's time goes (rollout, scoring
 
 Every arm is a process of its own that does one step when told to. Arms take turns, so what else the machine does hits
 all of them; medians count. A step is 32 queries of 64 tokens, two replies of at most 64 tokens to each, and one epoch of
-four minibatches. Lengths: "own", where the model ends its replies itself, after about 30 tokens in the mean; and "equal", where
-no reply ends before its time. That is the peer's best case, for it generates and computes all replies to the longest
-one's length. Ours samples by top-p 0.9, as the report, and so ends a little sooner; reply tokens a second are compared.
-The peer knows whole distributions only, and no pretrained gradient. Both sides run in the machine's faster number format,
-plain and compiled, and the better of each counts. With a peer the figures go into results/ppo.json.
+four minibatches. Lengths: "own", where the model ends its replies itself, after about 30 tokens; and "equal", where no
+reply ends before its time, which is the peer's best case, for it generates and computes all replies to the longest one's
+length. Reply tokens a second are compared, for ours samples by top-p 0.9, as the report, and the peer knows whole
+distributions only, which end replies of their own at other places. No pretrained gradient: the peer has none. Both sides
+run in the machine's faster number format, plain and compiled, and the better of each counts. With a peer the figures go
+into results/ppo.json.
 """
 
 from __future__ import annotations

@@ -227,6 +227,15 @@ STAGES = {
             ("policy", "reward", "prompts"),
         ),
         Stage(
+            "rrhf",
+            "model",
+            "§6.2",
+            "teach the chat model to find its replies the likelier the better the reward model likes them",
+            "openqwen.rlhf.config:RRHFConfig",
+            "openqwen.rlhf.rrhf:run",
+            ("policy", "reward", "prompts"),
+        ),
+        Stage(
             "compare",
             "comparison",
             "§3.2.2, §6.2",
@@ -253,8 +262,8 @@ STAGES = {
             "let the chat model use tools and score it (Table 6)",
             "openqwen.agent.config:AgentEvalConfig",
             "openqwen.agent.stage:run",
-            ("model",),
-            ("tools",),
+            (),
+            ("model", "tools", "data"),
         ),
         Stage(
             "agentbench",

@@ -6,15 +6,17 @@ Report §3.4. The report's questions are in-house; ours have the same kinds, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from openqwen.agent import coding, hf_agent, hf_problems
 from openqwen.agent.cases import KINDS, Case, all_cases
-from openqwen.agent.config import AgentBenchConfig
+from openqwen.agent.config import AgentBenchConfig, JudgeConfig
 from openqwen.agent.hf_problems import Problem
 from openqwen.agent.loop import Model
 from openqwen.agent.models import speaker
+from openqwen.agent.vision import Asked, Judge
 from openqwen.annotate.models import only_model
 from openqwen.core.artifact import Artifact, find, open_inputs, stage_run, write_json, write_jsonl
 from openqwen.core.config import Resolved
@@ -52,20 +54,28 @@ def run(resolved: Resolved[AgentBenchConfig], inputs: dict[str, Path], out: Path
             if "problems" in inputs
             else hf_problems.run_problems()
         )
-        coded = play_cases(model, few(all_cases(), config.limit), config, out / "pictures")
+        cases = few(all_cases(), config.limit)
+        coded = play_cases(model, cases, config, out / "pictures")
+        if config.judge.address is not None:
+            look(coded, cases, config.judge, out / "pictures")
+        seen = judged(coded, config.seed)
         modes = {
             "Run": play_problems(model, singles[: config.limit], config),
             "Chat": play_problems(model, hf_problems.chat_problems()[: config.limit], config),
         }
         found = {7: table_7(coded), 8: table_8(coded), 9: table_9(modes, config.seed)}
         for number, cells in found.items():
-            write_json(out / f"table_{number:02d}.json", table(number, cells, stage.fingerprint))
+            filled = table(number, cells, stage.fingerprint)
+            if number == 8 and config.judge.address is not None:
+                filled["notes"].append(judged_note(coded, seen, config.judge.address))
+            write_json(out / f"table_{number:02d}.json", filled)
         write_jsonl(out / "interpreter.jsonl", coded)
         write_jsonl(out / "hf_agent.jsonl", [{"mode": m, **r} for m, rs in modes.items() for r in rs])
         write_jsonl(out / "samples.jsonl", [sample(record) for record in coded[:8]])
         stage.fact(
             questions=len(coded),
             turns=sum(map(len, modes.values())),
+            **{f"judged_{_slug(name)}": cell["value"] / 100 for name, cell in seen.items()},
             **{
                 f"table_{n}_{_slug(name)}": cell["value"] / 100
                 for n, cells in found.items()
@@ -99,6 +109,41 @@ def play_cases(model: Model, cases: Sequence[Case], config: AgentBenchConfig, fo
             )
             bar.update(len(records))
     return records
+
+
+def look(records: Sequence[Record], cases: Sequence[Case], config: JudgeConfig, folder: Path) -> None:
+    """Adds the vision model's verdict to the record of every question for a picture."""
+    drawing = [(record, case) for record, case in zip(records, cases, strict=True) if case.figure]
+    asked = [
+        Asked(case.query, (folder / record["picture"]).read_bytes()) if record["picture"] else None
+        for record, case in drawing
+    ]
+    for (record, _), verdict in zip(drawing, Judge(config).judge(asked), strict=True):
+        record["verdict"] = asdict(verdict)
+
+
+def judged(records: Sequence[Record], seed: int) -> Cells:
+    """Mean scores of the vision model, of the columns of Table 8 that are pictures; verdicts without one are left out."""
+    scores = {
+        name: [
+            r["verdict"]["score"] / 100
+            for r in records
+            if r["kind"] in kinds and "verdict" in r and r["verdict"]["score"] is not None
+        ]
+        for name, kinds in CORRECT.items()
+    }
+    return {name: average(found, seed) for name, found in scores.items() if found}
+
+
+def judged_note(records: Sequence[Record], seen: Cells, judge: str) -> str:
+    """One sentence for Table 8."""
+    verdicts = [record["verdict"] for record in records if "verdict" in record]
+    unparsed = sum(verdict["score"] is None for verdict in verdicts)
+    means = ", ".join(f"{name} {cell['value']:.1f}" for name, cell in seen.items()) or "nothing"
+    return (
+        f"A vision model ({judge.partition('#')[2]}) scores our pictures, of 100: {means}; "
+        f"{unparsed} of {len(verdicts)} verdicts held no clear score and count nowhere."
+    )
 
 
 def play_problems(model: Model, problems: Sequence[Problem], config: AgentBenchConfig) -> list[Record]:

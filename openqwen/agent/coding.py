@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from openqwen.agent.arithmetic import last_number
 from openqwen.agent.cases import Case
+from openqwen.agent.config import SetsConfig
 from openqwen.agent.interpreter import Interpreter
 from openqwen.agent.loop import Conversation, Model, run
 from openqwen.agent.tools import Toolbox
+from openqwen.core.console import Progress
 from openqwen.core.errors import DataError
 from openqwen.sandbox import Kernel, Limits
 
 _CLOSE = 1e-6  # relative; what is drawn passes through floats
+
+
+Opening = tuple[str, str, Mapping[str, bytes]]  # of a conversation: id, query, files
 
 
 def play(
@@ -35,16 +40,10 @@ def play(
     max_observation: int = 2000,
 ) -> list[dict[str, Any]]:
     """Each case with an interpreter of its own, all at once; pictures lie below `folder`. NoSandbox where none works."""
-    with ExitStack() as stack:
-        talks, interpreters = [], []
-        for case in cases:
-            python = stack.enter_context(Interpreter(Kernel(limits), folder / case.id))
-            for name, text in case.files.items():
-                python.kernel.put(name, text.encode())
-            interpreters.append(python)
-            box = Toolbox([python.tool], max_observation=max_observation)
-            talks.append(Conversation(case.query, box, max_steps, max_repeats))
-        run(model, talks)
+    asked = [
+        (case.id, case.query, {name: text.encode() for name, text in case.files.items()}) for case in cases
+    ]
+    with interpreted(model, asked, folder, limits, max_steps, max_repeats, max_observation) as ended:
         return [
             {
                 "id": case.id,
@@ -52,10 +51,54 @@ def play(
                 "lang": case.lang,
                 "executable": executable(talk),
                 "correct": correct(case, talk, python),
+                "picture": str(python.pictures[-1].relative_to(folder)) if python.pictures else None,
                 "trace": talk.trace(),
             }
-            for case, talk, python in zip(cases, talks, interpreters, strict=True)
+            for case, (talk, python) in zip(cases, ended, strict=True)
         ]
+
+
+@contextmanager
+def interpreted(
+    model: Model,
+    asked: Sequence[Opening],
+    folder: Path,
+    limits: Limits,
+    max_steps: int,
+    max_repeats: int,
+    max_observation: int,
+) -> Iterator[list[tuple[Conversation, Interpreter]]]:
+    """Each conversation at its end, with its interpreter still open. Pictures lie in FOLDER/ID."""
+    with ExitStack() as stack:
+        ended = []
+        for name, query, files in asked:
+            python = stack.enter_context(Interpreter(Kernel(limits), folder / name))
+            for file, data in files.items():
+                python.kernel.put(file, data)
+            box = Toolbox([python.tool], max_observation=max_observation)
+            ended.append((Conversation(query, box, max_steps, max_repeats), python))
+        run(model, [talk for talk, _ in ended])
+        yield ended
+
+
+def each(
+    model: Model, title: str, asked: Sequence[Opening], folder: Path, config: SetsConfig
+) -> Iterator[tuple[Conversation, Interpreter]]:
+    """The conversations of a published set at their ends, in batches; the interpreters of a batch are open together."""
+    with Progress(title, total=len(asked)) as bar:
+        for start in range(0, len(asked), config.batch_size):
+            part = asked[start : start + config.batch_size]
+            with interpreted(
+                model,
+                part,
+                folder,
+                config.interpreter,
+                config.max_steps,
+                config.max_repeats,
+                config.max_observation,
+            ) as ended:
+                yield from ended
+            bar.update(start + len(part))
 
 
 def executable(talk: Conversation) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of the tool-use evaluation and of self-instruct. Torch-free.
+"""Settings of the tool-use evaluations and of self-instruct. Torch-free.
 
 Report §3.4 (ReAct over unseen tools, greedy; about 2000 conversations by self-instruct); the limits are ours.
 """
@@ -7,16 +7,59 @@ from __future__ import annotations
 
 from typing import Literal
 
-from openqwen.annotate.config import AskingConfig
+from pydantic import field_validator
+
+from openqwen.annotate.config import AskingConfig, RemoteConfig, checked_address
 from openqwen.core.config import Config, Count, setting
 from openqwen.sandbox.config import Limits
 
 
-class AgentEvalConfig(Config):
+class JudgeConfig(Config):
+    """A vision model that scores pictures, besides the rules."""
+
+    address: str | None = setting(
+        None,
+        source="report §3.4",
+        doc="an OpenAI-compatible vision model, ADDRESS#NAME; none: rules alone (the report asks Qwen-VL)",
+    )
+    remote: RemoteConfig = setting(RemoteConfig(), source="ours")
+    max_tokens: int = setting(1000, source="ours", gt=0, doc="longest verdict")
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        return None if address is None else checked_address(address)
+
+
+class SetsConfig(Config):
+    """The published sets in --data: which ones, and how far a conversation about one of their questions may go."""
+
+    names: tuple[Literal["bfcl", "dabench", "matplotbench", "toolqa"], ...] = setting(
+        ("bfcl", "dabench", "matplotbench", "toolqa"),
+        source="ours",
+        doc="sets to run, of those that are there",
+    )
+    max_steps: int = setting(5, source="ours", gt=0, doc="cells a conversation may run")
+    max_repeats: int = setting(2, source="ours", gt=0, doc="times one cell may be run")
+    max_tokens: Count = setting(512, source="ours", gt=0, doc="tokens the model may write in one step")
+    max_observation: Count = setting(
+        2000, source="ours", gt=0, doc="characters of a cell's output shown to it"
+    )
+    batch_size: int = setting(8, source="ours", gt=0, doc="conversations with an interpreter at once")
+    instruction: Literal["simple", "expert"] = setting(
+        "simple", source="ours", doc="MatPlotBench's wording; its paper scores the simple one"
+    )
+    interpreter: Limits = setting(Limits(seconds=60.0), source="ours")
+    judge: JudgeConfig = setting(JudgeConfig(), source="ours")
+
+
+class AgentEvalConfig(AskingConfig):
     """How many questions, and how far one conversation may go."""
 
     seed: int = setting(1, source="ours", doc="choice of items and bootstrap intervals")
-    limit: Count | None = setting(None, source="ours", gt=0, doc="at most this many questions; None: all")
+    limit: Count | None = setting(
+        None, source="ours", gt=0, doc="at most this many questions of each set or part; None: all"
+    )
     max_steps: int = setting(4, source="ours", gt=0, doc="calls a conversation may make")
     max_tokens: Count = setting(96, source="ours", gt=0, doc="tokens the model may write in one step")
     max_observation: Count = setting(
@@ -31,6 +74,7 @@ class AgentEvalConfig(Config):
     )
     interpreter: Limits = setting(Limits(), source="ours")
     batch_size: int = setting(64, source="ours", gt=0, doc="conversations generated together")
+    sets: SetsConfig = setting(SetsConfig(), source="ours")
 
 
 class SelfInstructConfig(AskingConfig):
@@ -79,3 +123,4 @@ class AgentBenchConfig(AskingConfig):
     max_tokens: int = setting(512, source="ours", gt=0, doc="tokens the model may write in one step")
     max_observation: int = setting(2000, source="ours", gt=0, doc="characters of a cell's output shown to it")
     interpreter: Limits = setting(Limits(seconds=30.0), source="ours")
+    judge: JudgeConfig = setting(JudgeConfig(), source="ours")

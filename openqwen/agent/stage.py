@@ -1,6 +1,7 @@
 """Stage "agent": a chat model answers held-out questions with tools it may call; Table 6 is made of it.
 
-Report §3.4, Table 6. The report's benchmark is in-house; our questions are the primer's, and the table says so.
+Report §3.4, Table 6. The report's benchmark is in-house; our questions are the primer's, and the table says so. Published
+sets of a folder are run beside them (benchmarks.py).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openqwen.agent import arithmetic, scoring, unseen
+from openqwen.agent import arithmetic, benchmarks, scoring, unseen
 from openqwen.agent.config import AgentEvalConfig
 from openqwen.agent.loop import Conversation, Model
 from openqwen.agent.loop import run as converse
-from openqwen.agent.models import EngineModel
+from openqwen.agent.models import speaker
 from openqwen.agent.tools import Toolbox, tools_for
+from openqwen.annotate.models import Local, only_model
 from openqwen.chat import react
 from openqwen.core.artifact import Artifact, find, open_inputs, read_jsonl, stage_run, write_json, write_jsonl
 from openqwen.core.config import Resolved
@@ -23,25 +25,26 @@ from openqwen.core.console import Progress, note
 from openqwen.core.errors import DataError
 from openqwen.core.tables import average, published, share
 from openqwen.sandbox import backend
+from openqwen.sandbox.run import required
 
 Item = dict[str, Any]
 
 
 def run(resolved: Resolved[AgentEvalConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """inputs: model (chat model artefact), tools (jsonl of recorded tool conversations; left out: unseen tools of ours)."""
-    from openqwen.engine import Engine
-    from openqwen.model import load_model
-    from openqwen.tokenizer import load_tokenizer
-
+    """inputs: model (unless an address is set), tools (jsonl of recorded tool conversations; left out: unseen tools of
+    ours), data (a folder with published sets)."""
     opened = open_inputs(inputs, {"model": "model"})
     config = resolved.config
+    asked = read_items(inputs["tools"]) if "tools" in inputs else unseen.items()
+    sets = benchmarks.load(inputs["data"], config.sets) if "data" in inputs else None
+    if sets is not None and sets.runs_code:
+        required()  # before the model is loaded
     with stage_run(out, "agent-eval", resolved, opened) as stage:
-        asked = read_items(inputs["tools"]) if "tools" in inputs else unseen.items()
         items = choose(asked, config)
-        tokenizer = load_tokenizer(inputs["model"])
-        engine = Engine(load_model(inputs["model"]), tokenizer, max_batch=config.batch_size)
-        model = EngineModel(engine, tokenizer, config.max_tokens)
-        records = play(model, items, config, scoring.words_of(tokenizer))
+        answerer = only_model(inputs.get("model"), config, "agent-eval")
+        model = speaker(answerer, config.max_tokens)
+        tokenize = scoring.words_of(answerer.tokenizer) if isinstance(answerer, Local) else None
+        records = play(model, items, config, tokenize)
         scores = summarise(records, config)
         sums = arithmetic.questions(items, config.arithmetic)
         measured = bool(sums) and backend() is not None
@@ -51,10 +54,15 @@ def run(resolved: Resolved[AgentEvalConfig], inputs: dict[str, Path], out: Path)
             write_jsonl(out / "arithmetic.jsonl", found["records"])
         elif sums:
             note(NO_SANDBOX)
-        filled = table(scores, stage.fingerprint, "tools" in inputs)
+        who = "ours: chat model" if isinstance(answerer, Local) else answerer.identity["model"]
+        filled = table(scores, stage.fingerprint, "tools" in inputs, who)
         if sums:
             filled["notes"].append(_arithmetic_note(scores) if measured else NO_SANDBOX)
         write_json(out / "table_06.json", filled)
+        if sets is not None:
+            more = benchmarks.measure(speaker(answerer, config.sets.max_tokens), sets, config, out)
+            write_json(out / "sets.json", {"cells": more, "notes": sets.notes, "manifest": stage.fingerprint})
+            scores |= more
         write_jsonl(out / "traces.jsonl", records)
         write_jsonl(out / "samples.jsonl", [sample(record) for record in pick(records)])
         stage.fact(**{name: cell["value"] / 100 for name, cell in scores.items()}, questions=len(records))
@@ -84,7 +92,7 @@ def choose(items: Sequence[Item], config: AgentEvalConfig) -> list[Item]:
 
 
 def play(
-    model: Model, items: Sequence[Item], config: AgentEvalConfig, tokenize: scoring.Tokenize
+    model: Model, items: Sequence[Item], config: AgentEvalConfig, tokenize: scoring.Tokenize | None
 ) -> list[dict[str, Any]]:
     """Runs every question to its end; one record each with scores and the full trace."""
     records = []
@@ -104,8 +112,11 @@ def begin(item: Item, config: AgentEvalConfig) -> Conversation:
     return Conversation(item["query"], box, config.max_steps, config.max_repeats)
 
 
-def judge(item: Item, done: Conversation, tokenize: scoring.Tokenize) -> dict[str, Any]:
-    """Scores of one conversation. Only the first step is compared, as in the report's benchmark."""
+def judge(item: Item, done: Conversation, tokenize: scoring.Tokenize | None) -> dict[str, Any]:
+    """Scores of one conversation. Only the first step is compared, as in the report's benchmark.
+
+    Rouge-L is over the model's own tokens: without its tokenizer there is none.
+    """
     first = done.turns[0].text
     record: dict[str, Any] = {
         "id": item["id"],
@@ -122,7 +133,7 @@ def judge(item: Item, done: Conversation, tokenize: scoring.Tokenize) -> dict[st
     return {
         **record,
         "tool_selection": scoring.right_tool(gold, first),
-        "rouge_l": scoring.input_score(gold, first, tokenize),
+        **({"rouge_l": scoring.input_score(gold, first, tokenize)} if tokenize is not None else {}),
         "same_arguments": scoring.arguments(gold) == scoring.arguments(first),
     }
 
@@ -135,7 +146,8 @@ def summarise(records: Sequence[dict[str, Any]], config: AgentEvalConfig) -> dic
     if needed:
         chance = sum(1 / r["candidates"] for r in needed) / len(needed)
         cells["tool_selection"] = {**share([r["tool_selection"] for r in needed]), "chance": 100 * chance}
-        cells["rouge_l"] = average([r["rouge_l"] for r in needed], config.seed)
+        if "rouge_l" in needed[0]:
+            cells["rouge_l"] = average([r["rouge_l"] for r in needed], config.seed)
         cells["same_arguments"] = share([r["same_arguments"] for r in needed])
     if needless:
         cells["false_positive"] = share([r["false_positive"] for r in needless])
@@ -165,19 +177,22 @@ COLUMNS = {
 }
 
 
-def table(scores: dict[str, dict[str, Any]], manifest: str, recorded: bool = True) -> dict[str, Any]:
+def table(
+    scores: dict[str, dict[str, Any]], manifest: str, recorded: bool = True, who: str = "ours: chat model"
+) -> dict[str, Any]:
     """Table 6: the published rows and ours. recorded: on a file of tool conversations, else on unseen tools of ours."""
     data = published(6)
     cells = {
         column: {**scores[fact], "manifest": manifest} for column, fact in COLUMNS.items() if fact in scores
     }
     asked = "primer's tool questions" if recorded else "tools it has never seen"
-    data["rows"].append({"model": f"ours: chat model, {asked}", "origin": "ours", "cells": cells})
+    data["rows"].append({"model": f"{who}, {asked}", "origin": "ours", "cells": cells})
     data["notes"] += [
         "Our row: held-out questions of the primer with the primer's tools, not the report's benchmark."
         if recorded
         else "Our row: questions of our own for tools that are in no training data of ours, not the report's benchmark.",
-        "Rouge-L is over the tokens of each model's own tokenizer and does not compare across models.",
+        "Rouge-L is over the tokens of each model's own tokenizer and does not compare across models; a model behind"
+        " an address has none that is known here.",
     ]
     return data
 

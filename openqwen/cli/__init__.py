@@ -34,6 +34,7 @@ COMMANDS = (
     ("ppo", "openqwen.cli.training:ppo", "§3.2.2  Reinforcement learning from the reward model."),
     ("dpo", "openqwen.cli.alignment:dpo", "§6.2  Learning from comparison pairs without a reward model."),
     ("rft", "openqwen.cli.alignment:rft", "§6.2  Finetuning on one's own best replies."),
+    ("rrhf", "openqwen.cli.alignment:rrhf", "§6.2  Ranking one's own replies as the reward model does."),
     ("compare", "openqwen.cli.alignment:compare", "§6.2  PPO and its alternatives on one table."),
     ("ablate", "openqwen.cli.alignment:ablate", "§3.2.2  PPO without each of its tricks, on one table."),
     (

@@ -94,16 +94,21 @@ def _speaker(model: str, max_tokens: int) -> Any:
 
 def evaluate(
     *settings: Settings,
-    model: Path,
     out: Out,
+    model: Annotated[Path | None, Parameter(help="The model artefact; or --address.")] = None,
     tools: Annotated[
         Path | None, Parameter(help="Recorded tool conversations; left out: 228 of ours with unseen tools.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        Parameter(help="Also run the published sets in this folder: bfcl/, code_interpreter/, toolqa/."),
     ] = None,
     recipe: Recipes = None,
     plan: Plan = False,
 ) -> int:
     """Scores a chat model's tool use on held-out questions (report §3.4, Table 6); settings: [agent]."""
-    return run_stage("agent", {"model": model, "tools": tools}, out, settings, recipe, plan)
+    inputs = {"model": model, "tools": tools, "data": data}
+    return run_stage("agent", inputs, out, settings, recipe, plan)
 
 
 def bench(

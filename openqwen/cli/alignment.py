@@ -1,4 +1,4 @@
-"""`openqwen dpo`, `rft`, `compare` and `ablate`: alternatives to PPO and what each is worth (report §3.2.2, §6.2)."""
+"""`openqwen dpo`, `rft`, `rrhf`, `compare` and `ablate`: PPO's alternatives and what each is worth (report §3.2.2, §6.2)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from openqwen.cli.common import Out, Plan, Recipes, Settings, dotted, run_resolved, run_stage
 from openqwen.cli.settings import settings_of
+from openqwen.cli.training import command_of
 from openqwen.core import artifact
 from openqwen.core.artifact import write_json
 from openqwen.core.console import note
@@ -21,33 +22,9 @@ Questions = Annotated[
     Path | None, Parameter(help="Questions in the primer's form, answered greedily: what alignment costs.")
 ]
 
-
-def dpo(
-    *settings: Settings,
-    policy: Path,
-    pairs: Path,
-    heldout: Path,
-    out: Out,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Trains a chat model on comparison pairs, without a reward model (direct preference optimisation)."""
-    inputs = {"policy": policy, "pairs": pairs, "heldout": heldout}
-    return run_stage("dpo", inputs, out, settings, recipe, plan)
-
-
-def rft(
-    *settings: Settings,
-    policy: Path,
-    reward: Path,
-    prompts: Path,
-    out: Out,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Finetunes a chat model on those of its own replies that the reward model likes best (rejection sampling)."""
-    inputs = {"policy": policy, "reward": reward, "prompts": prompts}
-    return run_stage("rft", inputs, out, settings, recipe, plan)
+dpo = command_of("dpo")
+rft = command_of("rft")
+rrhf = command_of("rrhf")
 
 
 def compare(

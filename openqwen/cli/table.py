@@ -30,9 +30,9 @@ STAGES = {
     3: "openqwen extend",
     4: "openqwen reward",
     6: "openqwen agent-eval",
-    7: "openqwen agent-eval",
-    8: "openqwen agent-eval",
-    9: "openqwen agent-eval",
+    7: "openqwen agent-bench",
+    8: "openqwen agent-bench",
+    9: "openqwen agent-bench",
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,25 +16,37 @@ from openqwen.core.errors import UsageError
 from openqwen.stages import STAGES
 
 
-def pack(
-    *settings: Settings, corpus: Path, tokenizer: Path, out: Out, recipe: Recipes = None, plan: Plan = False
-) -> int:
-    """Corpus and vocabulary to memory-mapped token shards (report §2.4)."""
-    return run_stage("pack", {"corpus": corpus, "tokenizer": tokenizer}, out, settings, recipe, plan)
+def command_of(name: str) -> Callable[..., int]:
+    """The command of a stage that has an option for each of its inputs (stages.py) and none of its own."""
+    stage = STAGES[name]
+    names = (*stage.inputs, *stage.optional)
+
+    def command(
+        *settings: str, out: Path, recipe: list[str] | None = None, plan: bool = False, **inputs: Path
+    ) -> int:
+        return run_stage(name, {key: inputs.get(key) for key in names}, out, settings, recipe, plan)
+
+    # What the command line shows and reads.
+    kind, anything = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_POSITIONAL
+    shown = [
+        inspect.Parameter("settings", anything, annotation=Settings),
+        *(inspect.Parameter(key, kind, annotation=Path) for key in stage.inputs),
+        inspect.Parameter("out", kind, annotation=Out),
+        *(inspect.Parameter(key, kind, annotation=Path | None, default=None) for key in stage.optional),
+        inspect.Parameter("recipe", kind, annotation=Recipes, default=None),
+        inspect.Parameter("plan", kind, annotation=Plan, default=False),
+    ]
+    command.__signature__ = inspect.Signature(shown, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return command
 
 
-def pretrain(
-    *settings: Settings,
-    tokens: Path,
-    tokenizer: Path,
-    out: Out,
-    model: Path | None = None,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Trains a base model on token shards (report §2.4). --model continues from one."""
-    inputs = {"tokens": tokens, "tokenizer": tokenizer, "model": model}
-    return run_stage("pretrain", inputs, out, settings, recipe, plan)
+pack = command_of("pack")
+pretrain = command_of("pretrain")
+pmp = command_of("pmp")
+reward = command_of("reward")
+ppo = command_of("ppo")
+evaluate = command_of("evals")
 
 
 def extend(
@@ -141,63 +154,3 @@ def _data_files(words: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
             fix=" ".join(f"--data {name}=FILE" for name in missing),
         )
     return found
-
-
-def pmp(
-    *settings: Settings,
-    model: Path,
-    pairs: Path,
-    heldout: Path,
-    out: Out,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Pretrains a preference model on many rough comparisons (report §3.2.1)."""
-    return run_stage("pmp", {"model": model, "pairs": pairs, "heldout": heldout}, out, settings, recipe, plan)
-
-
-def reward(
-    *settings: Settings,
-    model: Path,
-    pairs: Path,
-    heldout: Path,
-    out: Out,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Finetunes a preference model to a reward model (report §3.2.1, Table 4)."""
-    return run_stage(
-        "reward", {"model": model, "pairs": pairs, "heldout": heldout}, out, settings, recipe, plan
-    )
-
-
-def ppo(
-    *settings: Settings,
-    policy: Path,
-    reward: Path,
-    prompts: Path,
-    tokens: Path,
-    out: Out,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Raises a chat model's reward with PPO (report §3.2.2)."""
-    inputs = {"policy": policy, "reward": reward, "prompts": prompts, "tokens": tokens}
-    return run_stage("ppo", inputs, out, settings, recipe, plan)
-
-
-def evaluate(
-    *settings: Settings,
-    base: Path,
-    chat: Path,
-    rlhf: Path,
-    reward: Path,
-    primer: Path,
-    tokens: Path,
-    out: Out,
-    recipe: Recipes = None,
-    plan: Plan = False,
-) -> int:
-    """Fills Tables 2, 5, 10, 12 and Figure 4 for a family of models (report §2.6, §3.3)."""
-    inputs = {"base": base, "chat": chat, "rlhf": rlhf, "reward": reward, "primer": primer, "tokens": tokens}
-    return run_stage("evals", inputs, out, settings, recipe, plan)

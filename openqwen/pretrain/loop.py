@@ -23,18 +23,17 @@ from openqwen.core.errors import DataError, UsageError
 from openqwen.core.shards import Tokens, open_tokens
 from openqwen.data.ngram import NgramModel
 from openqwen.model.qwen import Qwen
-from openqwen.model.weights import save_model
 from openqwen.pretrain.config import PretrainConfig
 from openqwen.pretrain.heldout import HeldOut, bits_per_byte, held_out
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import distributed, lora, precision
+from openqwen.train import lora, precision
 from openqwen.train.distributed import World
 from openqwen.train.flops import flops_per_token
 from openqwen.train.loader import documents_of, num_pieces, rows_of, samples_at
 from openqwen.train.loss import cross_entropy
 from openqwen.train.sample import greedy
-from openqwen.train.trainer import Batch, fit, run_stage
+from openqwen.train.trainer import Batch, fit, run_stage, write_model
 
 
 def run(resolved: Resolved[PretrainConfig], inputs: dict[str, Path], out: Path) -> Artifact:
@@ -134,13 +133,8 @@ def train(
         NextToken(config, model, tokens, text, tokenizer, dtype), model, model.blocks, config, stage, world
     )
 
-    if (whole := distributed.gathered(model, world, Qwen)) is None:
+    if not write_model(model, stage, world):
         return
-    if config.lora is not None:
-        stage.fact(**lora.sizes(whole))
-        lora.save_adapter(whole, stage.path / "adapter")
-        lora.merge(whole.cpu())
-    save_model(whole, stage.path)
     tokenizer.save(stage.path)
     stage.fact(
         bits_per_byte=found.last["valid_bits_per_byte"],

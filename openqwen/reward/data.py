@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from openqwen.reward.forms import comparisons
 if TYPE_CHECKING:
     from openqwen.tokenizer import Tokenizer
 
+T = TypeVar("T")
 LINES_SHOWN = 5
 Place = int | str  # a line; of a folder's file FILE:LINE
 SIDES = ("chosen", "rejected")
@@ -106,6 +107,18 @@ def read_pairs(path: Path, tokenizer: Tokenizer, max_length: int, max_skipped: f
     return pairs
 
 
+def refuse_shared(pairs: Pairs, heldout: Pairs) -> None:
+    """DataError for a held-out pair that is trained on: an accuracy on it would mean nothing."""
+    known = {(tuple(pair.chosen_ids), tuple(pair.rejected_ids)): pair.where for pair in pairs.items}
+    for pair in heldout.items:
+        if place := known.get((tuple(pair.chosen_ids), tuple(pair.rejected_ids))):
+            raise DataError(
+                f"this held-out pair is also trained on ({place})",
+                where=pair.where,
+                fix="take it out of one of the two files",
+            )
+
+
 def files(path: Path) -> list[Path]:
     """The data sets of a path: the file itself, or a folder's files by name, hidden ones left out."""
     if not path.is_dir():
@@ -148,7 +161,7 @@ def order(num_pairs: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_pairs)
 
 
-def batch_at(pairs: Sequence[Pair], step: int, batch_size: int, seed: int) -> list[Pair]:
+def batch_at(pairs: Sequence[T], step: int, batch_size: int, seed: int) -> list[T]:
     """The pairs of a step, a pure function of the step. An epoch's last batch may be short."""
     steps = steps_per_epoch(len(pairs), batch_size)
     epoch, within = divmod(step, steps)

@@ -20,19 +20,18 @@ from torch.nn import functional as F
 
 from openqwen.core.artifact import Artifact, Run, open_inputs, write_json, write_jsonl
 from openqwen.core.config import Resolved
-from openqwen.core.errors import DataError
 from openqwen.core.tables import published
 from openqwen.model.heads import ScalarModel
 from openqwen.model.stored import open_checkpoint
 from openqwen.model.weights import load_model, load_scalar, save_scalar
 from openqwen.reward.accuracy import Accuracy, accuracy, difference, length_margins, of_share, table_4
 from openqwen.reward.config import RewardConfig
-from openqwen.reward.data import Pair, Pairs, batch_at, read_pairs, steps_per_epoch
+from openqwen.reward.data import Pair, Pairs, batch_at, read_pairs, refuse_shared, steps_per_epoch
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
 from openqwen.train import distributed
 from openqwen.train.distributed import World
-from openqwen.train.flops import flops_per_token
+from openqwen.train.flops import flops_of_rows
 from openqwen.train.padding import at_end, right_pad
 from openqwen.train.precision import autocast, pick_dtype
 from openqwen.train.trainer import Batch, Evaluations, fit, run_stage
@@ -54,7 +53,7 @@ def run(resolved: Resolved[RewardConfig], inputs: dict[str, Path], out: Path) ->
     train_, heldout = (
         read_pairs(inputs[name], tokenizer, length, config.max_skipped) for name in ("pairs", "heldout")
     )
-    _refuse_overlap(train_, heldout)
+    refuse_shared(train_, heldout)
     body = partial(train, config, train_, heldout, tokenizer, source)
     return run_stage(resolved, opened, out, "reward", body)
 
@@ -81,9 +80,9 @@ class Comparisons:
     def batch(self, step: int) -> Batch:
         pairs = by_length(batch_at(self.pairs, step, self.config.batch_size, self.config.seed))
         lengths = [length for pair in pairs for length in pair.lengths]
-        mean = round(sum(n * n for n in lengths) / sum(lengths))  # the length that a token finds itself in
-        body = flops_per_token(self.model.config.model_copy(update={"vocab_size": 1}), mean)  # a scalar head
-        return Batch(pairs, counted=len(pairs), tokens=sum(lengths), flops=sum(lengths) * body)
+        scalar_head = self.model.config.model_copy(update={"vocab_size": 1})
+        flops = flops_of_rows(scalar_head, lengths, sum(lengths))
+        return Batch(pairs, counted=len(pairs), tokens=sum(lengths), flops=flops)
 
     def losses(self, pairs: Sequence[Pair]) -> list[Tensor]:
         chosen, rejected = score_pairs(self.model, pairs)  # (b,), (b,)
@@ -285,16 +284,3 @@ def _sample(pair: Pair, chosen: float, rejected: float) -> dict[str, str]:
         "prompt": pair.prompt,
         "text": f"preferred: {pair.chosen}\nrejected: {pair.rejected}",
     }
-
-
-def _refuse_overlap(train: Pairs, heldout: Pairs) -> None:
-    """An accuracy on pairs that were trained on means nothing."""
-    known = {(tuple(p.chosen_ids), tuple(p.rejected_ids)): p.where for p in train.items}
-    for pair in heldout.items:
-        place = known.get((tuple(pair.chosen_ids), tuple(pair.rejected_ids)))
-        if place is not None:
-            raise DataError(
-                f"held-out pair is also a training pair ({place})",
-                where=pair.where,
-                fix="take it out of one of the two files",
-            )

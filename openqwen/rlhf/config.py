@@ -3,8 +3,8 @@
 Report §3.2.2: 50 value-only steps first, two responses a query, KL coefficient 0.04, reward normalised by its
 running mean, learning rates 1e-6 (policy) and 5e-6 (value), value clip 0.15, top-p 0.9, a pretrained gradient whose
 coefficient is not given. Everything else is ours, because the report leaves it open. It names the alternatives
-(direct preference optimisation, rejection sampling) without a number: theirs are of the papers that brought them up, or
-ours.
+(RRHF, direct preference optimisation; rejection sampling is ours) without a number: theirs are of the papers that brought
+them up, or ours.
 """
 
 from __future__ import annotations
@@ -158,7 +158,22 @@ class ConstantSchedule(ScheduleConfig):
     warmup_steps: Count = setting(0, source="ours", doc="linear rise from zero", ge=0)
 
 
-class DPOConfig(TrainingConfig):
+class OfflineConfig(TrainingConfig):
+    """What training the policy itself on preferences has, without sampling from it meanwhile."""
+
+    max_length: Count = setting(
+        2048, source="ours", doc="tokens of prompt and reply; longer ones are skipped", gt=1
+    )
+    lora: LoraConfig | None = setting(None, source="ours", doc="none: all weights are trained")
+    checkpoint_interval: Count = setting(50, source="ours", doc="steps between checkpoints", gt=0)
+    num_samples: int = setting(
+        4, source="ours", doc="held-out prompts answered greedily before and after", ge=0
+    )
+    sample_tokens: int = setting(256, source="ours", doc="longest sampled reply", gt=0)
+    precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
+
+
+class DPOConfig(OfflineConfig):
     """Direct preference optimisation: comparison pairs train the policy itself, without reward model or sampling."""
 
     beta: float = setting(
@@ -170,9 +185,6 @@ class DPOConfig(TrainingConfig):
     epochs: int = setting(1, source="ours", ge=1)
     batch_size: int = setting(64, source="ours", doc="pairs a step, as in Rafailov et al. 2023", ge=1)
     micro_batch: int = setting(16, source="ours", doc="pairs a forward pass; gradients accumulate", ge=1)
-    max_length: Count = setting(
-        2048, source="ours", doc="tokens of prompt and reply; longer pairs are skipped", gt=1
-    )
     max_pairs: int | None = setting(None, source="ours", doc="train on this many pairs only", ge=1)
     max_skipped: float = setting(
         0.05, source="ours", doc="share of unusable pairs above which the file is refused", ge=0, le=1
@@ -183,13 +195,6 @@ class DPOConfig(TrainingConfig):
         doc="Rafailov et al. 2023 use 1e-6 with RMSprop; the rest as in PPO",
     )
     schedule: ScheduleConfig = setting(ConstantSchedule(), source="ours")
-    lora: LoraConfig | None = setting(None, source="ours", doc="none: all weights are trained")
-    checkpoint_interval: Count = setting(50, source="ours", doc="steps between checkpoints", gt=0)
-    num_samples: int = setting(
-        4, source="ours", doc="held-out prompts answered greedily before and after", ge=0
-    )
-    sample_tokens: int = setting(256, source="ours", doc="longest sampled reply", gt=0)
-    precision: Precision = setting("auto", source="ours", doc="report §2.4 trains in bf16")
 
     @model_validator(mode="after")
     def _consistent(self) -> DPOConfig:
@@ -207,17 +212,27 @@ class DrawingConfig(Config):
     rows: int = setting(64, source="ours", doc="replies drawn at once", ge=1)
 
 
-class RFTConfig(SFTConfig):
-    """Rejection sampling: finetuning on those of the model's own replies that the reward model likes best."""
+class DrawnConfig(TrainingConfig):
+    """What training on the model's own replies has, drawn beforehand and scored by the reward model."""
 
     drawing: DrawingConfig = setting(DrawingConfig(), source="ours", doc="of the replies to choose from")
     responses: int = setting(8, source="ours", doc="replies drawn for each prompt", ge=1)
-    keep: int = setting(1, source="ours", doc="of them trained on, the best first", ge=1)
     max_prompt: Count = setting(1024, source="ours", doc="longer prompts are skipped and counted", ge=1)
     max_skipped: float = setting(
         0.05, source="ours", doc="share of unusable prompts above which the file is refused", ge=0, le=1
     )
     heldout: int = setting(100, source="ours", doc="prompts kept away by their hash, the same as PPO's", ge=0)
+
+    @property
+    def micro_rows(self) -> int:
+        """Replies a forward pass when scoring."""
+        return self.micro_batch
+
+
+class RFTConfig(SFTConfig, DrawnConfig):
+    """Rejection sampling: finetuning on those of the model's own replies that the reward model likes best."""
+
+    keep: int = setting(1, source="ours", doc="of the replies trained on, the best first", ge=1)
     steps: Count = setting(500, source="ours", gt=0)
     schedule: ScheduleConfig = setting(ConstantSchedule(), source="ours")
     dropout: float = setting(0.0, source="ours", ge=0, lt=1)
@@ -229,6 +244,56 @@ class RFTConfig(SFTConfig):
             raise ValueError("stages belong to openqwen sft: rejection sampling is one finetuning")
         if self.keep > self.responses:
             raise ValueError(f"{self.keep} replies cannot be kept of {self.responses}")
+        return self
+
+
+class DecaySchedule(ScheduleConfig):
+    """A learning rate that falls to nothing after a short warm-up."""
+
+    shape: Literal["cosine", "constant"] = setting(
+        "cosine", source="ours", doc="as in the script of Yuan et al. 2023"
+    )
+    warmup_share: float | None = setting(
+        0.03, source="ours", doc="as in the script of Yuan et al. 2023; none: warmup_steps", ge=0, le=1
+    )
+    final_share: float = setting(0.0, source="ours", doc="cosine ends at this share of the peak", ge=0, le=1)
+
+
+class RRHFConfig(OfflineConfig, DrawnConfig):
+    """RRHF: the policy learns to find those of its replies more likely that the reward model likes better."""
+
+    rank_weight: float = setting(
+        1.0,
+        source="ours",
+        doc="of the ranking loss beside the cross-entropy, as in Yuan et al. 2023",
+        ge=0,
+    )
+    epochs: int = setting(3, source="ours", doc="as in Yuan et al. 2023", ge=1)
+    batch_size: int = setting(64, source="ours", doc="prompts a step, as in Yuan et al. 2023", ge=1)
+    micro_batch: int = setting(
+        2, source="ours", doc="prompts a forward pass, each with its replies; gradients accumulate", ge=1
+    )
+    optim: OptimConfig = setting(
+        OptimConfig(lr=2e-5, weight_decay=0.0), source="ours", doc="rate and decay of Yuan et al. 2023"
+    )
+    schedule: ScheduleConfig = setting(DecaySchedule(), source="ours")
+    heldout_prompts: int = setting(
+        100,
+        source="ours",
+        doc="of those with replies kept from training to measure on, a tenth at most",
+        ge=1,
+    )
+
+    @property
+    def micro_rows(self) -> int:
+        return self.micro_batch * self.responses
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RRHFConfig:
+        if self.responses < 2:
+            raise ValueError(f"{self.responses} reply a prompt leaves nothing to rank: responses 2 or more")
+        self.check_parts(self.batch_size, "prompts a step (batch_size)")
+        self.check_adapters(self.lora)
         return self
 
 

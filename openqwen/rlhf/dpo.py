@@ -9,7 +9,7 @@ Shapes: B replies, T tokens of prompt and reply, N reply tokens of a batch end t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,22 +22,20 @@ from torch.nn import functional as F
 from openqwen.chat import chatml
 from openqwen.core.artifact import Artifact, Run, open_inputs
 from openqwen.core.config import Resolved
-from openqwen.core.errors import DataError
 from openqwen.model.qwen import Qwen
 from openqwen.model.stored import open_checkpoint
-from openqwen.model.weights import save_model
-from openqwen.reward.data import Pair, Pairs, order, read_pairs, steps_per_epoch
+from openqwen.reward.data import Pair, Pairs, batch_at, read_pairs, refuse_shared, steps_per_epoch
 from openqwen.rlhf import ppo
 from openqwen.rlhf.config import DPOConfig
+from openqwen.sft.loop import greedy_reply
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import distributed, lora
+from openqwen.train import lora
 from openqwen.train.distributed import World
-from openqwen.train.flops import flops_per_token
+from openqwen.train.flops import flops_of_rows
 from openqwen.train.padding import right_pad
 from openqwen.train.precision import autocast, pick_dtype
-from openqwen.train.sample import greedy
-from openqwen.train.trainer import Batch, fit, run_stage
+from openqwen.train.trainer import Batch, fit, run_stage, write_model
 
 KINDS: dict[str, str | tuple[str, ...]] = {"policy": "model"}
 
@@ -55,18 +53,6 @@ def run(resolved: Resolved[DPOConfig], inputs: dict[str, Path], out: Path) -> Ar
     return run_stage(
         resolved, opened, out, "model", partial(train, config, pairs, heldout, tokenizer, inputs["policy"])
     )
-
-
-def refuse_shared(pairs: Pairs, heldout: Pairs) -> None:
-    """DataError for a held-out pair that is trained on: the accuracy on it would mean nothing."""
-    known = {(tuple(pair.chosen_ids), tuple(pair.rejected_ids)): pair.where for pair in pairs.items}
-    for pair in heldout.items:
-        if place := known.get((tuple(pair.chosen_ids), tuple(pair.rejected_ids))):
-            raise DataError(
-                f"this held-out pair is also trained on ({place})",
-                where=pair.where,
-                fix="take it out of one of the two files",
-            )
 
 
 # ---- mathematics -------------------------------------------------------------------------------------------------
@@ -137,15 +123,11 @@ class Preferences:
         return self.config.epochs * steps_per_epoch(len(self.choices), self.config.batch_size)
 
     def batch(self, step: int) -> Batch:
-        size = self.config.batch_size
-        epoch, within = divmod(step, steps_per_epoch(len(self.choices), size))
-        places = order(len(self.choices), epoch, self.config.seed)[within * size : (within + 1) * size]
-        choices = sorted((self.choices[i] for i in places), key=lambda c: (max(c.pair.lengths), c.pair.where))
+        choices = batch_at(self.choices, step, self.config.batch_size, self.config.seed)
+        choices.sort(key=lambda choice: (max(choice.pair.lengths), choice.pair.where))
         lengths = [length for choice in choices for length in choice.pair.lengths]
-        mean = round(sum(n * n for n in lengths) / sum(lengths))  # the length that a token finds itself in
-        shape, counted = self.model.config, sum(lengths) - 2 * sum(choice.start for choice in choices)
-        body = flops_per_token(shape.model_copy(update={"vocab_size": 0}), mean)
-        flops = sum(lengths) * body + counted * 6 * shape.vocab_size * shape.hidden_size
+        trained = sum(lengths) - 2 * sum(choice.start for choice in choices)
+        flops = flops_of_rows(self.model.config, lengths, trained)
         return Batch(choices, counted=len(choices), tokens=sum(lengths), flops=flops)
 
     def losses(self, choices: Sequence[Choice]) -> list[Tensor]:
@@ -157,32 +139,36 @@ class Preferences:
         for choice in choices:
             yield choice.pair.where
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        self.model.eval()
-        sums = torch.zeros(3)
-        for start in range(0, len(self.heldout), self.config.micro_batch):
-            with autocast(self.dtype, self.model.head.weight.device):
-                loss, right, margin, _ = self.losses(self.heldout[start : start + self.config.micro_batch])
-            sums += torch.stack([loss, right, margin]).cpu()
-        self.model.train()
-        names = ("heldout_loss", "heldout_accuracy", "heldout_margin")
-        return dict(zip(names, (sums / len(self.heldout)).tolist()))
+        means = heldout_means(self.model, self.heldout, self.losses, self.config.micro_batch, self.dtype)
+        return dict(zip(("heldout_loss", "heldout_accuracy", "heldout_margin"), means))
 
     def samples(self, label: str) -> list[dict[str, Any]]:
         """Greedy replies to the prompts of the first held-out pairs."""
-        return [
-            {"label": label, "prompt": choice.pair.prompt, "text": self._answer(choice.pair)}
-            for choice in self.heldout[: self.config.num_samples]
-        ]
+        found = []
+        for pair in (choice.pair for choice in self.heldout[: self.config.num_samples]):
+            messages = chatml.parse(pair.chosen_ids, self.tokenizer)[:-1]
+            text, _ = greedy_reply(self.model, messages, self.tokenizer, self.config.sample_tokens)
+            found.append({"label": label, "prompt": pair.prompt, "text": text})
+        return found
 
-    def _answer(self, pair: Pair) -> str:
-        prompt = chatml.render_prompt(chatml.parse(pair.chosen_ids, self.tokenizer)[:-1], self.tokenizer)
-        stop = chatml.stop_ids(self.tokenizer)
-        ids = greedy(self.model, prompt, self.config.sample_tokens, stop=stop)
-        return self.tokenizer.decode(
-            [i for i in ids if i < self.tokenizer.vocab_size], skip_special_tokens=True
-        )
+
+@torch.no_grad()
+def heldout_means(
+    model: Qwen,
+    items: Sequence[Any],
+    losses: Callable[[Any], Sequence[Tensor]],
+    micro_batch: int,
+    dtype: torch.dtype,
+) -> list[float]:
+    """Means over held-out items of what a task's `losses` sums. Leaves the model in training mode."""
+    model.eval()
+    sums = []
+    for start in range(0, len(items), micro_batch):
+        with autocast(dtype, model.head.weight.device):
+            sums.append(torch.stack([*losses(items[start : start + micro_batch])]).cpu())
+    model.train()
+    return (torch.stack(sums).sum(0) / len(items)).tolist()
 
 
 def train(
@@ -208,13 +194,8 @@ def train(
     task = Preferences(config, model.train(), trained_on, kept, tokenizer, dtype)
     found = fit(task, model, model.blocks, config, stage, world)
 
-    if (whole := distributed.gathered(model, world, Qwen)) is None:
+    if not write_model(model, stage, world, [tokenizer.im_end_id, tokenizer.eos_id]):
         return
-    if config.lora is not None:
-        stage.fact(**lora.sizes(whole))
-        lora.save_adapter(whole, stage.path / "adapter")
-        lora.merge(whole.cpu())
-    save_model(whole, stage.path, eos_ids=[tokenizer.im_end_id, tokenizer.eos_id])
     tokenizer.save(stage.path)
     stage.fact(
         steps=task.steps,

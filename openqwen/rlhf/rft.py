@@ -22,7 +22,7 @@ from openqwen.core.console import Progress
 from openqwen.core.errors import DataError
 from openqwen.core.metrics import read_metrics
 from openqwen.engine import Engine
-from openqwen.rlhf.config import DrawingConfig, RFTConfig
+from openqwen.rlhf.config import DrawingConfig, DrawnConfig, RFTConfig
 from openqwen.rlhf.evaluate import modelled_rewards
 from openqwen.rlhf.loop import rollout_engine
 from openqwen.rlhf.models import Models, load_models
@@ -52,16 +52,21 @@ def train(config: RFTConfig, inputs: Mapping[str, Path], stage: Run, world: Worl
     world.barrier("drawing replies")
     tokenizer = load_tokenizer(inputs["policy"])
     samples, skipped = chosen(read_metrics(stage.path / FILE), config, tokenizer)
-    if len(samples) < 2:
-        raise DataError(
-            f"of {len(samples) + len(skipped)} prompts {len(samples)} have a reply to train on",
-            where=str(inputs["prompts"]),
-            fix="more prompts, more responses, or a larger drawing.max_new_tokens",
-        )
+    need_two(len(samples), len(skipped), "a reply to train on", inputs["prompts"])
     sft.train(config, samples, skipped, tokenizer, inputs["policy"], stage, world)
 
 
-def draw(config: RFTConfig, inputs: Mapping[str, Path], stage: Run) -> None:
+def need_two(usable: int, skipped: int, what: str, prompts: Path) -> None:
+    """DataError for less than a prompt to train on and one to hold out."""
+    if usable < 2:
+        raise DataError(
+            f"of {usable + skipped} prompts {usable} have {what}",
+            where=str(prompts),
+            fix="more prompts, more responses, or a larger drawing.max_new_tokens",
+        )
+
+
+def draw(config: DrawnConfig, inputs: Mapping[str, Path], stage: Run) -> None:
     """replies.jsonl: a record a prompt, with all replies and their rewards, from the first batch that is missing."""
     models = load_models(inputs["policy"], inputs["reward"], config.precision)
     models = replace(models, value=models.reward, reference=models.policy)  # PPO's copies are not needed
@@ -88,14 +93,14 @@ def draw(config: RFTConfig, inputs: Mapping[str, Path], stage: Run) -> None:
 
 
 def drawn(
-    models: Models, engine: Engine, prompts: Sequence[Prompt], config: RFTConfig, batch: int
+    models: Models, engine: Engine, prompts: Sequence[Prompt], config: DrawnConfig, batch: int
 ) -> list[dict[str, Any]]:
     """The records of a batch of prompts."""
     count = config.responses
     queries = [prompt for prompt in prompts for _ in range(count)]
     seeds = [seed_of(config.seed, batch, row) for row in range(len(queries))]
     replies = answers(models, engine, queries, seeds, config.drawing)
-    rewards = modelled_rewards(models, replies, config.micro_batch)
+    rewards = modelled_rewards(models, replies, config.micro_rows)
     return [
         {
             "line": prompt.line,
@@ -130,11 +135,18 @@ def best_place(rewards: Sequence[float | None]) -> int:
     return max(range(len(rewards)), key=lambda i: -math.inf if (r := rewards[i]) is None else r)
 
 
-def best(replies: Sequence[str], rewards: Sequence[float | None], keep: int) -> list[str]:
-    """The replies of the highest rewards, each text once; one that was cut off or is empty is never taken."""
+def ranked(replies: Sequence[str], rewards: Sequence[float | None]) -> dict[str, float]:
+    """Reward by reply, the highest first, each text once; one that was cut off or is empty is left out."""
+    found: dict[str, float] = {}
     scored = [(reward, text) for reward, text in zip(rewards, replies) if reward is not None and text.strip()]
-    ranked = sorted(scored, key=lambda pair: -pair[0])  # stable: of equals the one that was drawn first
-    return list(dict.fromkeys(text for _, text in ranked))[:keep]
+    for reward, text in sorted(scored, key=lambda pair: -pair[0]):  # stable: of equals the one drawn first
+        found.setdefault(text, reward)
+    return found
+
+
+def best(replies: Sequence[str], rewards: Sequence[float | None], keep: int) -> list[str]:
+    """The replies of the highest rewards."""
+    return list(ranked(replies, rewards))[:keep]
 
 
 def chosen(

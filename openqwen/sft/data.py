@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from openqwen.core.errors import DataError
 from openqwen.tokenizer.tokenizer import Tokenizer
 from openqwen.train.loss import IGNORE
 
+T = TypeVar("T")
 OPEN_ROWS = 64  # rows a sample may still be put into; more gains nothing measurable
 
 
@@ -106,7 +108,7 @@ def check_share(samples: Sequence[Sample], skipped: Sequence[Skipped], path: Pat
 
 
 # ---- rows --------------------------------------------------------------------------------------------------------
-def split_heldout(samples: Sequence[Sample], count: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+def split_heldout(samples: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T]]:
     """(training, held-out): a seeded choice of `count` samples, but never more than a tenth (at least one)."""
     count = max(1, min(count, len(samples) // 10))
     if len(samples) < 2:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from openqwen.chat import chatml
+from openqwen.chat.messages import Message
 from openqwen.core.artifact import Artifact, Run, open_inputs, read_jsonl, write_jsonl
 from openqwen.core.config import Resolved
 from openqwen.core.errors import UsageError
 from openqwen.model.qwen import Qwen
-from openqwen.model.weights import save_model
 from openqwen.sft.config import SFTConfig
 from openqwen.sft.data import (
     Sample,
@@ -36,12 +36,12 @@ from openqwen.sft.data import (
 )
 from openqwen.tokenizer import load_tokenizer
 from openqwen.tokenizer.tokenizer import Tokenizer
-from openqwen.train import distributed, lora, precision
+from openqwen.train import lora, precision
 from openqwen.train.distributed import World
-from openqwen.train.flops import flops_per_token
+from openqwen.train.flops import flops_of_rows
 from openqwen.train.loss import IGNORE, cross_entropy
 from openqwen.train.sample import greedy
-from openqwen.train.trainer import Batch, fit, run_stage
+from openqwen.train.trainer import Batch, fit, run_stage, write_model
 
 SOURCES = ("data", "tools", "safety")  # inputs that hold conversations
 
@@ -95,15 +95,8 @@ class Conversations:
         rows = [self.rows[number] for number in numbers]
         samples = [self.training[number] for row in rows for number in row]
         counted = sum(sum(sample.trained[1:]) for sample in samples)
-        return Batch(rows, counted, sum(len(sample.ids) for sample in samples), self._flops(samples, counted))
-
-    def _flops(self, samples: Sequence[Sample], counted: int) -> float:
-        """Each sample attends to itself, and only trained tokens go through the head."""
-        shape = self.model.config
-        lengths = [len(sample.ids) for sample in samples]
-        mean = round(sum(n * n for n in lengths) / sum(lengths))  # the length that a token finds itself in
-        body = flops_per_token(shape.model_copy(update={"vocab_size": 0}), mean)
-        return sum(lengths) * body + counted * 6 * shape.vocab_size * shape.hidden_size
+        lengths = [len(sample.ids) for sample in samples]  # each attends to itself
+        return Batch(rows, counted, sum(lengths), flops_of_rows(self.model.config, lengths, counted))
 
     def losses(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         part = make_batch(self.training, rows, self.tokenizer.eos_id)
@@ -144,16 +137,11 @@ def train(
     task = Conversations(config, model, training, heldout, rows, tokenizer, dtype, files)
     found = fit(task, model, model.blocks, config, stage, world)
 
-    if (whole := distributed.gathered(model, world, Qwen)) is None:
+    if not write_model(model, stage, world, [tokenizer.im_end_id, tokenizer.eos_id]):
         return
+    tokenizer.save(stage.path)
     after = [record for record in read_jsonl(stage.path / "samples.jsonl") if record["label"] == "after"]
     write_jsonl(stage.path / "skipped.jsonl", [asdict(record) for record in skipped])
-    if config.lora is not None:
-        stage.fact(**lora.sizes(whole))
-        lora.save_adapter(whole, stage.path / "adapter")
-        lora.merge(whole.cpu())
-    save_model(whole, stage.path, eos_ids=[tokenizer.im_end_id, tokenizer.eos_id])
-    tokenizer.save(stage.path)
     stage.fact(
         heldout_loss=found.last["heldout_loss"],
         heldout_loss_before=found.first["heldout_loss"],
@@ -225,16 +213,24 @@ def replies(
     found = []
     for sample in heldout:
         question, expected = sample.messages[:-1], sample.messages[-1]["content"]
-        prompt = chatml.render_prompt(question, tokenizer)
-        ids = greedy(model, prompt, config.sample_tokens, stop=chatml.stop_ids(tokenizer))
-        text = tokenizer.decode([i for i in ids if i < tokenizer.vocab_size], skip_special_tokens=True)
+        text, stopped = greedy_reply(model, question, tokenizer, config.sample_tokens)
         found.append(
             {
                 "label": label,
                 "prompt": question[-1]["content"],
                 "text": text,
                 "expected": expected,
-                "stopped": ids[-1] == tokenizer.im_end_id,
+                "stopped": stopped,
             }
         )
     return found
+
+
+def greedy_reply(
+    model: Qwen, messages: Sequence[Message], tokenizer: Tokenizer, max_tokens: int
+) -> tuple[str, bool]:
+    """The most likely reply to a conversation, and whether it ends by itself."""
+    prompt = chatml.render_prompt(messages, tokenizer)
+    ids = greedy(model, prompt, max_tokens, stop=chatml.stop_ids(tokenizer))
+    text = tokenizer.decode([i for i in ids if i < tokenizer.vocab_size], skip_special_tokens=True)
+    return text, ids[-1] == tokenizer.im_end_id

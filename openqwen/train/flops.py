@@ -11,6 +11,7 @@ used, half of them: the convention of MFU here, so that a kernel gains nothing b
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from openqwen.model.config import ModelConfig
@@ -38,6 +39,15 @@ def flops_per_token(
     keys = context / 2 if causal else keys_per_query(context, device, bf16)
     scores = config.num_layers * 2 * config.hidden_size * keys  # q k and weights v
     return (6 if backward else 2) * (matrix_weights(config) + scores)
+
+
+def flops_of_rows(config: ModelConfig, lengths: Sequence[int], trained: int) -> float:
+    """Of forward and backward pass on rows of these lengths, of which `trained` tokens go through the head."""
+    mean = round(
+        sum(length**2 for length in lengths) / sum(lengths)
+    )  # the length that a token finds itself in
+    body = flops_per_token(config.model_copy(update={"vocab_size": 0}), mean)
+    return sum(lengths) * body + trained * 6 * config.vocab_size * config.hidden_size
 
 
 def matrix_weights(config: ModelConfig) -> int:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from openqwen.core.artifact import Artifact, Run, find
 from openqwen.core.config import Resolved
 from openqwen.core.console import Progress
+from openqwen.model.qwen import Qwen
+from openqwen.model.weights import save_model
 from openqwen.train import checkpoint, distributed, lora, precision
 from openqwen.train.compiled import compile_blocks
 from openqwen.train.config import TrainingConfig
@@ -231,6 +233,21 @@ def fit(
     if world.main:
         stage.fact(checkpoint=checkpoint.hashes(stage.checkpoints))
     return Evaluations(first, last)
+
+
+def write_model(model: Qwen, stage: Run, world: World, eos_ids: Sequence[int] = ()) -> bool:
+    """Writes the trained model, adapters merged into it and beside it by themselves. Every process calls this.
+
+    eos_ids: as of `save_model`. False where another process wrote it, and writes the rest of the artefact.
+    """
+    if (whole := distributed.gathered(model, world, Qwen)) is None:
+        return False
+    if lora.adapters(whole):
+        stage.fact(**lora.sizes(whole))
+        lora.save_adapter(whole, stage.path / "adapter")
+        lora.merge(whole.cpu())
+    save_model(whole, stage.path, eos_ids=eos_ids)
+    return True
 
 
 def num_passes(count: int, shards: int, size: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from openqwen.agent import bench
 from openqwen.agent.cases import all_cases
-from openqwen.agent.config import AgentBenchConfig
+from openqwen.agent.config import AgentBenchConfig, JudgeConfig
 from openqwen.agent.hf_agent import prompt
 from openqwen.agent.hf_problems import chat_problems, run_problems
 from openqwen.agent.interpreter import NAME
@@ -25,8 +25,10 @@ needs_sandbox = pytest.mark.skipif(backend() is None, reason=f"no working sandbo
 
 
 def perfect(body: dict[str, Any]) -> tuple[int, str]:
-    """Knows every question; each answer of a talk is worked out anew."""
+    """Knows every question; each answer of a talk is worked out anew. Likes every picture."""
     asked = body["messages"][-1]["content"]
+    if isinstance(asked, list):
+        return 200, "[FINAL SCORE]: 100"
     for problem in (*run_problems(), *chat_problems()):
         for number, turn in enumerate(problem.turns):
             first = body["messages"][0]["content"] == prompt(problem)
@@ -43,17 +45,44 @@ def perfect(body: dict[str, Any]) -> tuple[int, str]:
     return 200, react.call_text("I compute.", NAME, f"```py\n{case.code}\n```")
 
 
+def test_a_vision_model_scores_the_pictures_beside_the_rules(tmp_path: Path) -> None:
+    cases = [case for case in all_cases() if case.id in ("visual-easy-0", "visual-hard-0", "math-0")]
+    records = [
+        {"id": case.id, "kind": case.kind, "picture": None if case.kind == "visual-hard" else "p.png"}
+        for case in cases
+    ]
+    (tmp_path / "p.png").write_bytes(b"a picture")
+
+    def said(text: str) -> tuple[dict[str, float], str]:
+        with chat_api.serving(lambda body: (200, text)) as server:
+            config = JudgeConfig(address=f"{server.address}#eyes")
+            bench.look(records, cases, config, tmp_path)
+        assert len(server.bodies) == 1, "only a question for a picture is judged, and only if one was drawn"
+        found = bench.judged(records, seed=1)
+        note = bench.judged_note(records, found, f"{server.address}#eyes")
+        return {name: cell["value"] for name, cell in found.items()}, note
+
+    scores, note = said("[FINAL SCORE]: 80")
+    assert scores == {"VisHard": 0, "VisEasy": 80, "VisAll": 40} and "0 of 2 verdicts" in note
+    scores, note = said("80 of 100")
+    assert scores == {"VisHard": 0, "VisAll": 0} and "(eyes)" in note and "1 of 2 verdicts" in note
+
+
 @needs_sandbox
 def test_a_perfect_model_fills_the_tables(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with chat_api.serving(perfect) as server:
         flags = {"address": f"{server.address}#m", "limit": 1, "remote.parallel": 1}
+        flags["judge.address"] = f"{server.address}#eyes"
         resolved = resolve(AgentBenchConfig, "agentbench", flags=flags, environ={})
         done = bench.run(resolved, {}, tmp_path / "bench")
     facts = done.manifest["facts"]
     assert facts["questions"] == 4
     scores = {name: value for name, value in facts.items() if name.startswith("table_")}
     assert len(scores) == 14 and set(scores.values()) == {1.0}
+    assert facts["judged_visall"] == facts["judged_viseasy"] == facts["judged_vishard"] == 1.0
+    eight = json.loads(done.file("table_08.json").read_text())
+    assert "(eyes) scores our pictures, of 100: VisHard 100.0, VisEasy 100.0" in eight["notes"][-1]
     for number, rows in ((7, 4), (8, 4), (9, 6)):
         table = json.loads(done.file(f"table_{number:02d}.json").read_text())
         ours = table["rows"][-1]

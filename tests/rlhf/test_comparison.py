@@ -178,6 +178,7 @@ def test_models_are_named_by_hand_or_by_their_folder() -> None:
     [
         ("dpo --policy {reward} --pairs {prompts} --heldout {prompts}", "a model artefact is needed"),
         ("rft --policy {model-chat} --reward {model-dpo} --prompts {prompts}", "a reward artefact is needed"),
+        ("rrhf --policy {reward} --reward {reward} --prompts {prompts}", "a model artefact is needed"),
         (
             "compare --model a={reward} --reward {reward} --prompts {prompts} --tokens {tokens}",
             "a model artefact",
