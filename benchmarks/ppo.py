@@ -3,29 +3,28 @@
 Report §3.2.2: four models, two responses a query. Goal: three times the replies a second of the peer, which is the last
 release of TRL that has PPO (1.12). Where openqwen's time goes (rollout, scoring, update) is printed.
 
-    python benchmarks/ppo.py [--shape S|M] [--lengths own|equal] [--peer PYTHON] [--threads 2] [--quick]
+    python benchmarks/ppo.py [--shape S|M] [--lengths mixed|equal] [--peer PYTHON] [--threads 2] [--quick]
 
 Every arm is a process of its own that does one step when told to. Arms take turns, so what else the machine does hits
 all of them; medians count. A step is 32 queries of 64 tokens, two replies of at most 64 tokens to each, and one epoch of
-four minibatches. Lengths: "own", where the model ends its replies itself, after about 30 tokens; and "equal", where no
-reply ends before its time, which is the peer's best case, for it generates and computes all replies to the longest one's
-length. Reply tokens a second are compared, for ours samples by top-p 0.9, as the report, and the peer knows whole
-distributions only, which end replies of their own at other places. No pretrained gradient: the peer has none. Both sides
-run in the machine's faster number format, plain and compiled, and the better of each counts. With a peer the figures go
-into results/ppo.json.
+four minibatches. Lengths: "mixed", from 1 to 64 tokens, all as often, the same for both sides, whose replies are ended
+there; and "equal", all of 64 tokens, which is the peer's best case, for it generates and computes all replies to the
+longest one's length. Ours samples by top-p 0.9, as the report; the peer knows whole distributions only, and no pretrained
+gradient. Both sides run in the machine's faster number format, plain and compiled, and the better of each counts. With a
+peer the figures go into results/ppo.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +33,7 @@ import torch
 from openqwen.core.artifact import environment, stage_run, write_json
 from openqwen.core.config import resolve
 from openqwen.core.shards import Tokens
+from openqwen.engine import Engine, Sampling
 from openqwen.model.config import ModelConfig
 from openqwen.model.heads import ScalarModel
 from openqwen.model.qwen import Qwen
@@ -41,7 +41,8 @@ from openqwen.model.weights import load_model, save_model
 from openqwen.rlhf import loop
 from openqwen.rlhf.config import PPOConfig
 from openqwen.rlhf.models import Models
-from openqwen.rlhf.prompts import read_prompts
+from openqwen.rlhf.prompts import Prompt, read_prompts
+from openqwen.rlhf.rollout import Reply
 from openqwen.tokenizer import Tokenizer
 from openqwen.train.precision import deterministic, pick_dtype
 
@@ -50,9 +51,9 @@ SHAPES = {"S": (8, 256, 4, 704, 8_192), "M": (12, 512, 8, 1_408, 32_768)}
 QUERIES, RESPONSES, PROMPT, NEW = 32, 2, 64, 64
 MINIBATCHES, MICRO_ROWS = 4, 16
 # Of random heads, so that distributions have about 2 nats, as those of language models; and a number that all hidden
-# states share, by which a reply's end is as likely after any token.
+# states share, by which no reply ends by itself.
 SHARPNESS, SHARED, NEVER = 11, 0.1, -5.0
-ENDS = {"own": 1 / 32, "equal": 0.0}
+LENGTHS = ("mixed", "equal")
 OURS = ("ours plain", "ours compiled")
 PEERS = ("peer plain", "peer compiled")
 WARM_UP = 2  # steps; compiled arms meet most shapes in them
@@ -68,7 +69,7 @@ def main() -> int:
         return 0
     rounds = 2 if options.quick else 5
     found: dict[str, Any] = {"area": "ppo", "ratios": {}, "goals": {}, "measured": {}}
-    for lengths in [options.lengths] if options.lengths else ENDS:
+    for lengths in [options.lengths] if options.lengths else LENGTHS:
         name = f"{options.shape}, {lengths} lengths"
         rates = {}
         for arm, steps in take_turns(options, lengths, rounds).items():
@@ -93,7 +94,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="S")
-    parser.add_argument("--lengths", choices=ENDS, help="of replies; none: one after the other")
+    parser.add_argument("--lengths", choices=LENGTHS, help="of replies; none: one after the other")
     parser.add_argument("--peer", help="a Python that has TRL 1.12")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
@@ -108,7 +109,7 @@ def take_turns(options: argparse.Namespace, lengths: str, rounds: int) -> dict[s
     arms = (*OURS, *(PEERS if options.peer else ()))
     seconds: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(options.shape, Path(folder), ENDS[lengths])
+        write_inputs(options.shape, Path(folder), lengths)
         children = {arm: start(options, arm, folder) for arm in arms}
         try:
             for number in range(rounds + WARM_UP):
@@ -182,9 +183,33 @@ def ours(options: argparse.Namespace) -> None:
         return draw(*arguments)
 
     loop.prompts_at = when_told
+    shape = json.loads((options.folder / "shape.json").read_text())
+    loop.sample_replies = partial(ended, shape["lengths"])
     prompts = read_prompts(options.folder / "prompts.jsonl", models.tokenizer, PROMPT, heldout=0)
     with stage_run(out, "model", resolved, {}) as stage:
         loop.train(models, prompts, cast(Tokens, None), config, stage)  # no pretrained gradient: no tokens
+
+
+def ended(
+    lengths: list[int],
+    engine: Engine,
+    prompts: list[Prompt],
+    end_id: int,
+    *,
+    seeds: list[int],
+    max_new_tokens: int,
+    **drawing: Any,
+) -> list[Reply]:
+    """`sample_replies`, each of a length of its own: its last token is its end, as if nothing else could stand there."""
+    samplings = [
+        Sampling(**drawing, max_tokens=length, seed=seed) for length, seed in zip(lengths, seeds, strict=True)
+    ]
+    replies = []
+    for prompt, done in zip(prompts, engine.generate([p.ids for p in prompts], samplings), strict=True):
+        support = [*(done.support or [])[:-1], torch.tensor([end_id])]
+        logprobs = [*done.logprobs[:-1], 0.0]
+        replies.append(Reply(prompt, [*done.ids[:-1], end_id], support, logprobs, done.text, finished=True))
+    return replies
 
 
 def load(folder: Path, config: PPOConfig) -> Models:
@@ -199,11 +224,8 @@ def load(folder: Path, config: PPOConfig) -> Models:
 # ---- what both sides read -----------------------------------------------------------------------------------------
 
 
-def write_inputs(shape: str, folder: Path, end: float) -> None:
-    """Random weights; queries of PROMPT tokens as conversations and as ids, each as often as replies are sampled.
-
-    end: the probability that a token ends its reply, about.
-    """
+def write_inputs(shape: str, folder: Path, lengths: str) -> None:
+    """Random weights; queries of PROMPT tokens as conversations and as ids, each as often as replies are sampled."""
     layers, hidden, heads, ffn, vocabulary = SHAPES[shape]
     model = Qwen(ModelConfig(
         vocab_size=vocabulary, hidden_size=hidden, num_layers=layers, num_heads=heads, ffn_size=ffn, max_length=512
@@ -213,22 +235,17 @@ def write_inputs(shape: str, folder: Path, end: float) -> None:
         head = model.head.weight.mul_(SHARPNESS)
         model.embed.weight[:, 0], head[:, 0] = SHARED, 0.0
         head[[words.im_end_id, words.eos_id], 0] = NEVER
-        if end:
-            ids = torch.randint(256, (8, PROMPT + NEW), generator=torch.Generator().manual_seed(0))
-            hidden = model.hidden(ids)  # (8, T, C)
-            likely = math.log(end) + (hidden @ head.T).logsumexp(
-                -1
-            )  # (8, T): the logit that has this probability
-            head[words.im_end_id] = 0.0
-            head[words.im_end_id, 0] = likely.mean() / hidden[..., 0].mean()
     save_model(model, folder, eos_ids=[words.im_end_id])
     empty = len(read(folder, [""], words)[0])
     texts = ["".join(draw.choices("abcdefgh", k=PROMPT - empty)) for _ in range(4 * QUERIES)]
     prompts = [prompt for prompt in read(folder, texts, words) for _ in range(RESPONSES)]
     assert all(len(prompt) == PROMPT for prompt in prompts)
     (folder / "prompts.json").write_text(json.dumps(prompts))
+    rows = QUERIES * RESPONSES
+    longest = [NEW] * rows if lengths == "equal" else [1 + i * NEW // rows for i in range(rows)]
+    random.Random(1).shuffle(longest)
     told = {
-        "rows": QUERIES * RESPONSES, "minibatches": MINIBATCHES, "micro_rows": MICRO_ROWS, "new_tokens": NEW,
+        "lengths": longest, "rows": rows, "minibatches": MINIBATCHES, "micro_rows": MICRO_ROWS, "new_tokens": NEW,
         "vocabulary": vocabulary, "pad": words.eos_id, "end": words.im_end_id,
     }  # fmt: skip
     (folder / "shape.json").write_text(json.dumps(told))

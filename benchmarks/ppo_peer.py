@@ -40,13 +40,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     shape = json.loads((options.folder / "shape.json").read_text())
     prompts = json.loads((options.folder / "prompts.json").read_text())
-    generation, replies = timed(ppo_trainer, "batch_generation")
+    generation = timed(ppo_trainer, "batch_generation")
+    generate, rows = ppo_trainer.batch_generation, torch.arange(shape["rows"])
+    lengths = torch.tensor(shape["lengths"])
 
-    def reply_tokens(result: Any) -> int:
-        """Of queries with their replies: tokens up to each reply's end."""
-        ids = result[0][:, len(prompts[0]) :]  # (rows, tokens)
-        ended = (ids == shape["end"]).long()
-        return int(((ended.cumsum(1) - ended) == 0).sum())
+    def ended(*args: Any, **kwargs: Any) -> Any:
+        """Queries with replies, each of a length of its own: its last token is its end; and their logits."""
+        ids, logits = generate(*args, **kwargs)
+        ids[rows, len(prompts[0]) + lengths - 1] = shape["end"]
+        return ids, logits
+
+    ppo_trainer.batch_generation = ended
 
     class Turns(TrainerCallback):
         """Waits for a line before each step and answers it after."""
@@ -57,7 +61,6 @@ def main() -> None:
             if not sys.stdin.readline():
                 os._exit(0)
             generation.clear()
-            replies.clear()
             self.began = time.perf_counter()
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -65,7 +68,7 @@ def main() -> None:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds = {"step": time.perf_counter() - self.began, "rollout": sum(generation)}
-            seconds["tokens"] = sum(map(reply_tokens, replies))
+            seconds["tokens"] = sum(shape["lengths"])
             print("seconds " + json.dumps(seconds), flush=True)
             self.wait()
 
@@ -117,18 +120,19 @@ def main() -> None:
     ).train()
 
 
-def timed(module: Any, name: str) -> tuple[list[float], list[Any]]:
-    """Lets a function of a module note how long each of its calls took, and what it returned."""
-    function, seconds, results = getattr(module, name), [], []
+def timed(module: Any, name: str) -> list[float]:
+    """Lets a function of a module note how long each of its calls took."""
+    function, seconds = getattr(module, name), []
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        results.append(function(*args, **kwargs))
-        seconds.append(time.perf_counter() - began)
-        return results[-1]
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - began)
 
     setattr(module, name, wrapper)
-    return seconds, results
+    return seconds
 
 
 if __name__ == "__main__":
