@@ -30,6 +30,26 @@ class Sight(NamedTuple):
     window: int | None  # only the last so many, the query's own included
 
 
+class Packed(NamedTuple):
+    """Real tokens laid end to end (n, ...), so that only attention computes padding."""
+
+    places: Tensor  # (n,) where they stand in the flattened rows
+    rows: int
+    length: int
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(n, X) -> (B, T, X), zero at padding."""
+        return (
+            x.new_zeros(self.rows * self.length, x.shape[1])
+            .index_copy(0, self.places, x)
+            .unflatten(0, (self.rows, self.length))
+        )
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(B, T, X) -> (n, X)."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+
 @dataclass(frozen=True)
 class LayerContext:
     """Positions as one layer sees them. B may be 1 where all rows agree."""
@@ -38,6 +58,7 @@ class LayerContext:
     sin: Tensor  # (B, T, 1, D/2) fp32
     query_scale: Tensor | None  # (B, T, 1, 1) fp32, LogN
     sight: Sight
+    packed: Packed | None = None  # None: the layer is given rows with their padding
 
 
 def ntk_alpha(length: int, max_length: int) -> int:

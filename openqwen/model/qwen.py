@@ -76,9 +76,10 @@ class Attention(nn.Module):
         self.out = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, context: LayerContext, rows: CacheRows | None, layer: int) -> Tensor:
-        B, T, C = x.shape
-        H, K = self.num_heads, self.kv_heads
-        qk, v = self.qkv(x).view(B, T, H + 2 * K, self.head_dim).split((H + K, K), dim=2)
+        H, K, packed = self.num_heads, self.kv_heads, context.packed
+        qkv = self.qkv(x) if packed is None else packed.spread(self.qkv(x))
+        B, T, _ = qkv.shape
+        qk, v = qkv.view(B, T, H + 2 * K, self.head_dim).split((H + K, K), dim=2)
         q, k = rotate(qk, context.cos, context.sin).split((H, K), dim=2)  # (B, T, H, D), (B, T, K, D)
         if context.query_scale is not None:
             q = q * context.query_scale.to(q.dtype)
@@ -86,7 +87,8 @@ class Attention(nn.Module):
             k, v = rows.append(layer, k, v)  # (B, K, S, D)
         else:
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        return self.out(attend(q, k, v, **context.sight._asdict()).reshape(B, T, C))
+        mixed = attend(q, k, v, **context.sight._asdict()).reshape(B, T, H * self.head_dim)
+        return self.out(mixed if packed is None else packed.gather(mixed))
 
 
 class SwiGLU(nn.Module):

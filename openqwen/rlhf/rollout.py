@@ -133,11 +133,9 @@ def share_rows(rows: Sequence[Sequence[Reply]], vocab_size: int, device: torch.d
 
 def states(model: Qwen, rows: Rows, places: Tensor) -> Tensor:
     """States (n, C) after the final norm at some places (n,) of the flattened rows."""
-    if rows.owner_BT is None:
-        hidden_BTC = model.hidden(rows.ids_BT, rows.real_BT)
-    else:
-        hidden_BTC = shared.hidden(model, rows.ids_BT, rows.owner_BT)
-    return hidden_BTC.flatten(0, 1).index_select(0, places)
+    if rows.owner_BT is not None:
+        return shared.states(model, rows.ids_BT, rows.owner_BT, places)
+    return model.hidden(rows.ids_BT, rows.real_BT).flatten(0, 1).index_select(0, places)
 
 
 def head_logits(model: Qwen, rows: Rows) -> Tensor:

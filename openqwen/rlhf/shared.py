@@ -3,7 +3,7 @@
 Ours, for the report's two responses a query (§3.2.2). A row holds a query and several replies to it one after the
 other. Each reply sees the query and itself, at the positions it has when it stands alone, so the numbers are those of
 separate rows up to the order of sums (`tests/rlhf/test_shared.py`). Cross terms of attention are computed in vain,
-which long replies behind a short query do not repay: `worth` decides.
+which long replies behind a short query do not repay: `worth` decides. Padding is computed in attention only.
 
 B rows, T tokens, C hidden.
 """
@@ -11,14 +11,19 @@ B rows, T tokens, C hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from openqwen.model.config import Extension, ModelConfig
-from openqwen.model.context import binding_windows, layer_contexts, sight_in_order
+from openqwen.model.context import Packed, binding_windows, layer_contexts, sight_in_order
 from openqwen.model.heads import ScalarModel
 from openqwen.model.qwen import Qwen
+
+PACKED = (
+    0.95  # share of real tokens below which padding is left out: moving them in and out of rows costs less
+)
 
 
 def possible(config: ModelConfig, longest: int) -> bool:
@@ -37,8 +42,11 @@ def worth(query: int, replies: Sequence[int], width: int) -> bool:
     return 24 * width * query * (len(replies) - 1) > 8 * pairs
 
 
-def hidden(model: Qwen, ids_BT: Tensor, owner_BT: Tensor) -> Tensor:
-    """`Qwen.hidden` (B, T, C). owner: 0 for the query, 1, 2, ... for its replies in order, then -1 for padding."""
+def states(model: Qwen, ids_BT: Tensor, owner_BT: Tensor, places: Tensor) -> Tensor:
+    """States (n, C) after the final norm at some places (n,) of the flattened rows.
+
+    owner: 0 for the query, 1, 2, ... for its replies in order, then -1 for padding.
+    """
     contexts = layer_contexts(
         model.config,
         Extension(),
@@ -48,9 +56,14 @@ def hidden(model: Qwen, ids_BT: Tensor, owner_BT: Tensor) -> Tensor:
         sight=sight_in_order(seen(owner_BT)),
     )
     x = model.embed(ids_BT)  # (B, T, C)
+    real = (owner_BT >= 0).flatten()  # (B T,)
+    if real.sum() < PACKED * len(real):
+        packed = Packed(real.nonzero()[:, 0], *ids_BT.shape)
+        contexts = [replace(context, packed=packed) for context in contexts]
+        x, places = packed.gather(x), (real.cumsum(0) - 1)[places]
     for layer, (block, context) in enumerate(zip(model.blocks, contexts)):
         x = block(x, context, None, layer)
-    return model.norm(x)
+    return model.norm(x.flatten(0, -2).index_select(0, places))
 
 
 def positions(owner_BT: Tensor) -> Tensor:

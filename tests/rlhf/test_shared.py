@@ -58,6 +58,24 @@ def test_logits_values_and_gradients_are_those_of_separate_rows(seed: int) -> No
         torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-5)  # norms compute in fp32
 
 
+def test_padding_is_left_out_of_all_but_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers and gradients, with fewer rows for the feed-forward."""
+    model = Qwen(SHAPE).double().eval()
+    _, rows = both(7)
+    sizes: list[int] = []
+    model.blocks[0].mlp.register_forward_pre_hook(
+        lambda _, inputs: sizes.append(inputs[0].shape[:-1].numel())
+    )
+    found = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(shared, "PACKED", share)
+        logits = head_logits(model, rows)
+        found.append((logits, *torch.autograd.grad(logits.square().sum(), list(model.parameters()))))
+    assert sizes == [rows.real_BT.numel(), int(rows.real_BT.sum())] and sizes[0] > sizes[1]
+    for padded, packed in zip(*found, strict=True):
+        torch.testing.assert_close(padded, packed, rtol=1e-4, atol=1e-5)
+
+
 def test_values_and_ends_are_those_of_the_scalar_model_itself() -> None:
     value = ScalarModel(SHAPE).eval()
     for row in replies(5):
