@@ -123,7 +123,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         means = [statistics.mean(column) for column in losses]
         series.append(Series(label, steps, means, [min(c) for c in losses], [max(c) for c in losses]))
     path.with_suffix(".svg").write_text(
-        standalone(curves(series, "step", "held-out loss of replies, nats a token"))
+        standalone(curves(series, "step", "held-out loss of replies, nats a token", log_y=True))
     )
 
 
