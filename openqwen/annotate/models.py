@@ -93,7 +93,10 @@ class Local:
 
 
 class Remote:
-    """A model behind POST ADDRESS/chat/completions. The key is read from the environment and kept nowhere."""
+    """A model behind POST ADDRESS/chat/completions, or ADDRESS/completions.
+
+    The key is read from the environment and kept nowhere.
+    """
 
     def __init__(self, address: str, config: RemoteConfig) -> None:
         self.base, _, self.name = address.partition("#")
@@ -116,7 +119,7 @@ class Remote:
 
     def complete(self, request: dict[str, Any]) -> Answer:
         """The answer to a request of the API; the model's name is put in here."""
-        status, found = self._post({"model": self.name, **request})
+        status, found = self._post("chat/completions", request)
         if status == 400:  # this conversation, most often its length; what follows may be fine
             return Answer(problem=f"refused by {self.base}: {_message(found)}")
         try:
@@ -126,14 +129,23 @@ class Remote:
             raise DataError("the reply has no choices[0].message.content", where=self.base) from error
         return Answer(text.strip(), choice.get("finish_reason") == "stop")
 
-    def _post(self, body: dict[str, Any]) -> tuple[int, Any]:
+    def continued(self, request: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """The first choice for a request of the completions API, or why it was refused."""
+        status, found = self._post("completions", request)
+        if status == 400:
+            return {}, f"refused by {self.base}: {_message(found)}"
+        try:
+            return dict(found["choices"][0]), None
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise DataError("the reply has no choices[0]", where=self.base) from error
+
+    def _post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """(status, JSON) of a request that went well or that was refused for what it asks. OpenQwenError otherwise."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(self.config.key_variable):
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(
-            f"{self.base.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
-        )
+        data = json.dumps({"model": self.name, **body}).encode()
+        request = urllib.request.Request(f"{self.base.rstrip('/')}/{path}", data, headers)
         said = ""
         for tried in range(self.config.retries + 1):
             if tried:

@@ -49,7 +49,8 @@ def table(
         "out/tour"
     ),
     model: Annotated[
-        list[str] | None, Parameter(help="A model to fill it with, asked as a base model; repeatable.")
+        list[str] | None,
+        Parameter(help="A model to fill it with, asked as a base model, or an address; repeatable."),
     ] = None,
     chat: Annotated[
         list[str] | None,
@@ -234,12 +235,8 @@ def load_subjects(base: Sequence[str], chat: Sequence[str], config: Any) -> list
                 raise UsageError(f"{place} is given twice", fix="once as --model or once as --chat")
             if not is_address(place):
                 named[name] = load_subject(name, Path(place), kind, config)
-            elif kind == "base":
-                raise UsageError(
-                    "an address is asked as a chat model", where="--model", fix=f"--chat {place}"
-                )
             else:
-                named[name] = replace(at_address(place, config), name=name)
+                named[name] = replace(at_address(place, kind, config), name=name)
     return list(named.values())
 
 
@@ -247,8 +244,8 @@ def is_address(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def at_address(place: str, config: Any) -> Subject:
-    """A model behind an OpenAI-compatible address, asked by the chat API. UsageError unless it is ADDRESS#NAME."""
+def at_address(place: str, kind: Kind, config: Any) -> Subject:
+    """A model behind an OpenAI-compatible address. UsageError unless it is ADDRESS#NAME."""
     from openqwen.annotate.config import RemoteConfig, checked_address
     from openqwen.annotate.models import Remote
     from openqwen.evals.remote import remote_subject
@@ -256,8 +253,9 @@ def at_address(place: str, config: Any) -> Subject:
     try:
         address = checked_address(place)
     except ValueError as error:
-        raise UsageError(str(error), where="--chat") from error
-    return remote_subject(Remote(address, RemoteConfig()), config.address_bytes, config.address_parallel)
+        raise UsageError(str(error), where="--chat" if kind == "chat" else "--model") from error
+    remote = Remote(address, RemoteConfig())
+    return remote_subject(remote, config.address_bytes, config.address_parallel, kind)
 
 
 # ------------------------------------------------------------------------------------------------ showing

@@ -33,7 +33,7 @@ Record = dict[str, Any]
 class Subject:
     """A model under test. weights: digest of its artefact. max_prompt: tokens a prompt may have.
 
-    scores: whether it tells the log-probability of given texts.
+    scores: whether it tells the log-probability of given texts. counts_tokens: whether ids are the model's own tokens.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Subject:
     weights: str
     max_prompt: int
     scores: bool = True
+    counts_tokens: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def obstacle(subject: Subject, ask: Ask) -> str | None:
             return f"answers are compared with the help of {name}, which is not installed ({how})"
     if (ask.letters or ask.options) and not subject.scores:
         return "options are compared by log-probability, which an address of the chat API does not tell"
+    if ask.by == "text" and not subject.counts_tokens:
+        return "texts are compared by log-probability a token, and an address does not tell what tokens are"
     return None
 
 

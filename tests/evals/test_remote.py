@@ -17,8 +17,9 @@ from openqwen.annotate.config import RemoteConfig
 from openqwen.annotate.models import Remote
 from openqwen.cli.table import table
 from openqwen.core.errors import OpenQwenError, UsageError
+from openqwen.engine import Sampling
 from openqwen.evals import harness, verify
-from openqwen.evals.harness import evaluate
+from openqwen.evals.harness import evaluate, obstacle
 from openqwen.evals.remote import remote_subject
 from openqwen.evals.task import Ask, Item
 from openqwen.evals.tasks import TASKS, math401
@@ -138,6 +139,46 @@ def test_every_stop_ends_a_reply_though_the_api_takes_four(server: Server) -> No
     assert server.seen[0]["stop"] == list(STOPS[:4])
 
 
+class Letters:
+    """A base model of letters: "b" is likeliest after anything, others cost their distance from it."""
+
+    identity = {"model": "letters"}  # noqa: RUF012 - as of a real address
+    without: str | None = None
+
+    def complete(self, request: dict[str, Any]) -> Any:
+        raise AssertionError("a base model is asked by texts")
+
+    def continued(self, request: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        text = request["prompt"]
+        if self.without == "all":
+            return {}, "refused by letters: no"
+        if not request.get("echo"):
+            return {"text": "b\nbb", "finish_reason": "length"}, None
+        values = [None, *(-float(abs(ord(c) - ord("b"))) for c in text[1:]), -0.5]  # and the new token
+        tops = [None if value is None else {"b": 0.0} for value in values]
+        told = {"token_logprobs": values, "top_logprobs": tops}
+        return {"text": text, "logprobs": None if self.without else told}, None
+
+
+def test_a_base_model_is_scored_by_what_a_text_adds() -> None:
+    address = Letters()
+    subject = remote_subject(address, 4000, kind="base")
+    encode = subject.tokenizer.encode
+    pairs = [(encode("ac"), encode("bb")), (encode("ac"), encode("bd")), (encode("a"), encode("e"))]
+    assert subject.engine.loglikelihood(pairs) == [(0.0, True), (-2.0, False), (-3.0, False)]
+    (reply,) = subject.engine.generate([encode("q")], Sampling(temperature=0, max_tokens=4, stop=("\n",)))
+    assert (reply.text, reply.finish_reason) == ("b", "stop")
+    for address.without in ("scores", "all"):
+        with pytest.raises(OpenQwenError, match="no log-probabilities of a given text"):
+            subject.engine.loglikelihood(pairs)
+
+
+def test_what_needs_the_models_tokens_is_not_asked_of_an_address() -> None:
+    subject = remote_subject(Letters(), 4000, kind="base")
+    assert "log-probability a token" in (obstacle(subject, TASKS["boolq"].base) or "")
+    assert obstacle(subject, TASKS["mmlu"].base) is None
+
+
 def write_rows(folder: Path, **sets: list[dict[str, Any]]) -> Path:
     for name, rows in sets.items():
         text = "".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows))
@@ -188,8 +229,6 @@ def test_what_cannot_be_asked_at_all_is_an_error(server: Server, tmp_path: Path)
         table(12, chat=[server.address], data=data, protocol="harness")
     with pytest.raises(UsageError, match="log-probability"):
         table(2, chat=[server.address], data=data, protocol="harness")
-    with pytest.raises(UsageError, match="asked as a chat model"):
-        table(2, model=[server.address], data=data)
     with pytest.raises(UsageError, match="not ADDRESS#NAME"):
         table(2, chat=["http://127.0.0.1:1/v1"], data=data)
     assert not server.seen
