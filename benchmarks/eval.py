@@ -42,14 +42,16 @@ def main() -> int:
         return 0
     from openqwen.core.artifact import (
         environment,
-    )  # here, because the peer's interpreter need not have this package
+        write_json,
+    )  # the peer's interpreter need not have this package
 
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), options.items)
         result = measure(options, folder)
-    print(
-        json.dumps({**result, "clock": options.clock, "threads": options.threads, "machine": environment()})
-    )
+    found = {**result, "clock": options.clock, "threads": options.threads, "environment": environment()}
+    print(json.dumps(found))
+    if not options.quick:
+        write_json(Path(__file__).with_name("results") / "eval.json", found)
     return 0
 
 

@@ -79,10 +79,10 @@ def script(tool_server, tokenizer, monkeypatch) -> Callable[..., list[list[int]]
             ids[:] = [*left.pop(0).encode(), tokenizer.eos_id]
             return submit(prompts, *rest, **named)
 
-        def bent(logits, rows, index):
+        def bent(logits, rows, index, compiled):
             for row, place in enumerate(index.tolist()):
                 logits[row, ids[min(place, len(ids) - 1)]] += 1e4
-            return sample(logits, rows, index)
+            return sample(logits, rows, index, compiled)
 
         monkeypatch.setattr(worker, "submit", submitted)
         monkeypatch.setattr(engine_module, "sample", bent)
