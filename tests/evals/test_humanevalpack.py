@@ -18,8 +18,8 @@ from openqwen.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)})
 TRIED = {"python": 8, "js": 8, "java": 2, "cpp": 3, "rust": 4, "go": 1}  # items whose solutions are run here
-# Published solutions that name functions which the set's own files do not have.
-BROKEN = {"Rust/137", "Rust/145", "Go/72"}
+# Solutions with a second function after the first, where a base model's continuation is cut.
+WITH_HELPERS = {"Rust/137", "Rust/145", "Go/72"}
 DOUBLE = {  # a function that doubles: (head, body, test, a body that leaves before the tests are through)
     "python": ("def f(x):\n", "    return 2 * x\n", "def check(f):\n    assert f(2) == 4\ncheck(f)", "    exit(0)\n"),
     "js": ("const f = (x) => {\n", "  return 2 * x;\n}\n", "console.assert(f(2) === 4)\n", "  process.exit(0);\n}\n"),
@@ -93,11 +93,21 @@ def test_right_wrong_and_leaving_early(language: str) -> None:
 def test_canonical_solutions_pass(shared: Path, language: str) -> None:
     task = TASKS[f"humanevalpack_{language}"]
     items = sets.load(task, shared / "data" / "eval").items
-    good = [item for item in items if "left_out" not in item and item["id"] not in BROKEN]
-    assert len(good) >= 77
-    tried = good[: TRIED[language]]
-    programs = [task.base.program(task.base.answer(item), item) for item in tried]  # type: ignore[misc]
-    assert code.passes(programs, language=language) == [True] * len(tried)
+    good = [item for item in items if "left_out" not in item]
+    assert len(good) >= 80
+    longer = [item for item in good if item["id"] in WITH_HELPERS]
+    alone = [item for item in good if item not in longer][: TRIED[language]]
+    programs = [task.base.program(task.base.answer(item), item) for item in alone]  # type: ignore[misc]
+    programs += [task.chat.program(task.chat.answer(item), item) for item in longer]  # type: ignore[misc]
+    assert code.passes(programs, language=language) == [True] * len(programs)
+
+
+def test_a_function_of_any_type_is_found_in_a_reply() -> None:
+    """Else the reply would be taken for the body of the prompt's function."""
+    task, item = TASKS["humanevalpack_rust"], double("rust")
+    reply = "```rust\nfn f<'a, T: Copy>(x: &'a T) -> T { *x }\n```"
+    made = task.chat.program(reply, item)  # type: ignore[misc]
+    assert made.count("fn f") == 1 and "fn f<'a, T: Copy>(x: &'a T) -> T { *x }" in made
 
 
 @pytest.mark.shared

@@ -101,7 +101,7 @@ def chat_program(text: str, item: Item, *, language: str) -> str:
     """A reply's function with what stands before it in the prompt; a reply without the function is its body."""
     fenced = _FENCE.search(text)
     code = fenced[1] if fenced else text
-    if not re.search(rf"\b{re.escape(item['entry_point'])}\b\s*(?:\(|=)", code):
+    if not re.search(rf"\b{re.escape(item['entry_point'])}\b\s*(?:<[^(]*>\s*)?(?:\(|=)", code):
         return whole(f"{item['prompt'].rstrip()}\n{cut(code, language)}", item, language)
     if language == "python":
         return whole(f"{item['prompt']}    pass\n{code}", item, language)

@@ -186,6 +186,10 @@ def test_stop_stops_every_column(visit, site):
     metas = page.locator("#log .meta").all_inner_texts()
     assert len(metas) == 2 and all("stopped" in text for text in metas)
     for service in site[1].all:
+        for _ in range(100):  # the page says so as soon as it has asked for it
+            if not service.engine.scheduler:
+                break
+            page.wait_for_timeout(50)
         assert not service.engine.scheduler
 
 
