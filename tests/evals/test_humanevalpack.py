@@ -20,6 +20,7 @@ TOKENIZER = Tokenizer({bytes([i]): i for i in range(256)})
 TRIED = {"python": 8, "js": 8, "java": 2, "cpp": 3, "rust": 4, "go": 1}  # items whose solutions are run here
 # Solutions with a second function after the first, where a base model's continuation is cut.
 WITH_HELPERS = {"Rust/137", "Rust/145", "Go/72"}
+FIRST = {"cpp": "CPP/50"}  # its tests need a header that the scorer brings
 DOUBLE = {  # a function that doubles: (head, body, test, a body that leaves before the tests are through)
     "python": ("def f(x):\n", "    return 2 * x\n", "def check(f):\n    assert f(2) == 4\ncheck(f)", "    exit(0)\n"),
     "js": ("const f = (x) => {\n", "  return 2 * x;\n}\n", "console.assert(f(2) === 4)\n", "  process.exit(0);\n}\n"),
@@ -96,7 +97,9 @@ def test_canonical_solutions_pass(shared: Path, language: str) -> None:
     good = [item for item in items if "left_out" not in item]
     assert len(good) >= 80
     longer = [item for item in good if item["id"] in WITH_HELPERS]
-    alone = [item for item in good if item not in longer][: TRIED[language]]
+    alone = [item for item in good if item not in longer]
+    alone.sort(key=lambda item: item["id"] != FIRST.get(language))  # stable
+    alone = alone[: TRIED[language]]
     programs = [task.base.program(task.base.answer(item), item) for item in alone]  # type: ignore[misc]
     programs += [task.chat.program(task.chat.answer(item), item) for item in longer]  # type: ignore[misc]
     assert code.passes(programs, language=language) == [True] * len(programs)

@@ -37,6 +37,20 @@ func (itemAssert) Equal(wanted, found interface{}, more ...interface{}) {
     if !reflect.DeepEqual(wanted, found) { panic("assertion failed") }
 }
 """
+# What the set's own scorer puts before a program, of the standard library.
+_PYTHON = (
+    "math", "re", "sys", "copy", "datetime", "itertools", "collections", "heapq", "statistics", "functools", "hashlib",
+    "string",
+)  # fmt: skip
+_CPP = (
+    "stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "set", "map", "queue", "stack", "list", "deque", "string",
+    "climits", "cstring", "iostream", "sstream", "fstream",
+)  # fmt: skip
+_FIRST = {
+    "python": "".join(f"import {name}\n" for name in _PYTHON)
+    + "from typing import *\nfrom collections import *\n",
+    "cpp": "".join(f"#include <{name}>\n" for name in _CPP),
+}
 _JS_ASSERT = 'const itemAssert = (ok) => { if (ok !== true) throw new Error("assertion failed"); };\n'
 
 
@@ -139,7 +153,7 @@ def whole(code: str, item: Item, language: str) -> str:
         return go_program(code, item["setup"], test)
     elif language == "python":
         code += f"\n{guard([item['entry_point']])}"
-    return f"{code}\n\n{test}\n"
+    return f"{_FIRST.get(language, '')}{code}\n\n{test}\n"
 
 
 def go_program(code: str, setup: str, test: str) -> str:
