@@ -9,6 +9,7 @@ which goes on with its journal.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,16 +48,23 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A chat model, where an engine stands; `parallel` requests at once."""
+class Asked(ABC):
+    """A model behind an address, where an engine stands; `parallel` requests at once."""
 
     address: Address
     parallel: int
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
-        """One reply to each conversation; it is always the greedy one."""
+        """One reply to each prompt; it is always the greedy one."""
         with ThreadPoolExecutor(self.parallel) as pool:
             return list(pool.map(partial(self._one, sampling), prompts))
+
+    @abstractmethod
+    def _one(self, sampling: Sampling, prompt: Sequence[int]) -> Reply: ...
+
+
+class Chat(Asked):
+    """A chat model; prompts are conversations."""
 
     def _one(self, sampling: Sampling, prompt: Sequence[int]) -> Reply:
         if prompt[0] != BYTES.im_start_id:  # the runner cut its beginning off
@@ -74,17 +82,8 @@ class Chat:
         )
 
 
-@dataclass(frozen=True)
-class Base:
-    """A base model, where an engine stands; `parallel` requests at once."""
-
-    address: Address
-    parallel: int
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
-        """The greedy continuation of each prompt."""
-        with ThreadPoolExecutor(self.parallel) as pool:
-            return list(pool.map(partial(self._one, sampling), prompts))
+class Base(Asked):
+    """A base model; prompts are texts to continue."""
 
     def _one(self, sampling: Sampling, prompt: Sequence[int]) -> Reply:
         choice, problem = self.address.continued({"prompt": BYTES.decode(prompt), **_greedy(sampling)})
