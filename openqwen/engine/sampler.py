@@ -43,6 +43,7 @@ class Rows:
         self.sampled = column([i for i, s in enumerate(samplings) if not s.greedy], torch.int64)
         hot = [s for s in samplings if not s.greedy]
         self.temperature = column([s.temperature for s in hot], torch.float32)
+        self.tempered = any(s.temperature != 1 for s in hot)
         # 1 keeps everything; as infinity, so that rounding of the sum to 1 drops nothing
         self.top_p = column([s.top_p if s.top_p < 1 else float("inf") for s in hot], torch.float64)
         self.top_k = column([min(s.top_k or vocab_size, vocab_size) for s in hot], torch.int64)
@@ -83,13 +84,16 @@ def sample(logits: Tensor, rows: Rows, index: Tensor, compiled: bool = False) ->
     if rows.bias:
         row, column, value = rows.bias
         logits = logits.index_put((row, column), value, accumulate=True)
-    ids = logits.argmax(-1)  # (B,)
+    hot = rows.sampled
+    mixed = len(hot) < len(logits)  # rows that are drawn for need no best token
+    ids = logits.argmax(-1) if mixed else torch.empty_like(index)  # (B,)
     logprobs = torch.zeros(len(ids), dtype=torch.float32, device=logits.device)  # (B,)
     support: list[Tensor] | None = [i[None] for i in ids] if rows.want_support else None
     if rows.greedy:
         return Draw(ids, logprobs, support)
-    hot = rows.sampled
-    scaled = (logits if len(hot) == len(logits) else logits[hot]) / rows.temperature[:, None]  # (B', V)
+    scaled = logits[hot] if mixed else logits  # (B', V)
+    if rows.tempered:
+        scaled = scaled / rows.temperature[:, None]
     uniform = uniforms(rows.seed, index[hot])  # (B',) float64
     pending = rows.truncated
     _draw(scaled, rows, ~pending, None, uniform, ids, logprobs, support)

@@ -48,7 +48,36 @@ def attend(
     whole = not (q.device.type == "cpu" and 2 * BLOCK < S <= blocks_up_to)
     if mask is None and T == S and whole:
         return _kernel(q, k, v, causal=True)
+    if T <= BLOCK:  # one block: no loop, which code generated for any length could not have
+        seen = band(S - T, T, S, S, q.device)
+        return _kernel(q, k, v, seen if mask is None else seen & mask)
     return _in_blocks(q, k, v, mask, S)
+
+
+def attend_branches(
+    q: Tensor, k: Tensor, v: Tensor, *, trunk: int, branches: int, mask: Tensor | None = None
+) -> Tensor:
+    """Attention among a trunk of Q tokens and n branches of R tokens that follow it side by side: T = Q + n R.
+
+    q (B, T, H, D), k and v (B, K, T, D) -> (B, T, H, D). A token sees the trunk and its own branch, each up to its own
+    place. mask (B, Q) bool: True may be seen by branches, and one token of each trunk must be.
+    """
+    (B, T, H, D), K = q.shape, k.shape[1]
+    R = (T - trunk) // branches
+    own = attend(q[:, :trunk], k[:, :, :trunk], v[:, :, :trunk], causal=True)  # (B, Q, H, D)
+
+    def behind_trunk(x: Tensor) -> Tensor:
+        """(B, K, T, D) -> (B n, K, Q + R, D)"""
+        first = x[:, None, :, :trunk].expand(B, branches, K, trunk, D)
+        rest = x[:, :, trunk:].unflatten(2, (branches, R)).transpose(1, 2)  # (B, n, K, R, D)
+        return torch.cat((first, rest), dim=3).flatten(0, 1)
+
+    if mask is not None:
+        mask = F.pad(mask, (0, R), value=True).repeat_interleave(branches, 0)  # (B n, Q + R)
+        mask = mask[:, None, None].expand(B * branches, 1, R, trunk + R)
+    queries = q[:, trunk:].reshape(B * branches, R, H, D)
+    out = attend(queries, behind_trunk(k), behind_trunk(v), mask=mask, causal=True)  # (B n, R, H, D)
+    return torch.cat((own, out.reshape(B, branches * R, H, D)), dim=1)
 
 
 def _in_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int) -> Tensor:

@@ -30,6 +30,14 @@ class Sight(NamedTuple):
     window: int | None  # only the last so many, the query's own included
 
 
+class Branches(NamedTuple):
+    """A row's trunk and the branches that follow it side by side, none of which sees another (attend_branches)."""
+
+    trunk: int  # tokens of it, padding included
+    branches: int  # how many, of the same number of tokens each
+    mask: Tensor | None  # (B, trunk) bool, True = branches may see it
+
+
 class Packed(NamedTuple):
     """Real tokens laid end to end (n, ...), so that only attention computes padding."""
 
@@ -50,6 +58,13 @@ class Packed(NamedTuple):
         return x.flatten(0, 1).index_select(0, self.places)
 
 
+class Asked(NamedTuple):
+    """The only tokens (m, ...) that leave a layer."""
+
+    places: Tensor  # (m,) where they stand in the flattened rows
+    given: Tensor  # (m,) where among the tokens that the layer is given
+
+
 @dataclass(frozen=True)
 class LayerContext:
     """Positions as one layer sees them. B may be 1 where all rows agree."""
@@ -57,8 +72,9 @@ class LayerContext:
     cos: Tensor  # (B, T, 1, D/2) fp32
     sin: Tensor  # (B, T, 1, D/2) fp32
     query_scale: Tensor | None  # (B, T, 1, 1) fp32, LogN
-    sight: Sight
+    sight: Sight | Branches
     packed: Packed | None = None  # None: the layer is given rows with their padding
+    asked: Asked | None = None  # None: what the layer is given leaves it
 
 
 def ntk_alpha(length: int, max_length: int) -> int:
@@ -149,7 +165,7 @@ def layer_contexts(
     positions: Tensor,
     lengths: Tensor,
     longest: int,
-    sight: Callable[[int | None], Sight],
+    sight: Callable[[int | None], Sight | Branches],
 ) -> list[LayerContext]:
     """Contexts of all layers in general.
 

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openqwen.model.attention import attend
+from openqwen.model.attention import attend, attend_branches
 from openqwen.model.cache import CacheRows, KVCache, Part
 from openqwen.model.config import Extension, ModelConfig
 from openqwen.model.context import (
+    Branches,
     LayerContext,
     is_right_padded,
     layer_contexts,
@@ -76,7 +77,7 @@ class Attention(nn.Module):
         self.out = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, context: LayerContext, rows: CacheRows | None, layer: int) -> Tensor:
-        H, K, packed = self.num_heads, self.kv_heads, context.packed
+        H, K, packed, asked = self.num_heads, self.kv_heads, context.packed, context.asked
         qkv = self.qkv(x) if packed is None else packed.spread(self.qkv(x))
         B, T, _ = qkv.shape
         qk, v = qkv.view(B, T, H + 2 * K, self.head_dim).split((H + K, K), dim=2)
@@ -87,8 +88,13 @@ class Attention(nn.Module):
             k, v = rows.append(layer, k, v)  # (B, K, S, D)
         else:
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-        mixed = attend(q, k, v, **context.sight._asdict()).reshape(B, T, H * self.head_dim)
-        return self.out(mixed if packed is None else packed.gather(mixed))
+        way = attend_branches if isinstance(context.sight, Branches) else attend
+        mixed = way(q, k, v, **context.sight._asdict()).reshape(B, T, H * self.head_dim)
+        if asked is not None:
+            mixed = mixed.flatten(0, 1).index_select(0, asked.places)  # (m, H D)
+        elif packed is not None:
+            mixed = packed.gather(mixed)
+        return self.out(mixed)
 
 
 class SwiGLU(nn.Module):
@@ -116,7 +122,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: LayerContext, rows: CacheRows | None, layer: int) -> Tensor:
-        x = x + self.dropout(self.attn(self.attn_norm(x), context, rows, layer))  # (B, T, C)
+        mixed = self.attn(self.attn_norm(x), context, rows, layer)  # (B, T, C)
+        if context.asked is not None:
+            x = x.flatten(0, -2).index_select(0, context.asked.given)  # (m, C)
+        x = x + self.dropout(mixed)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 

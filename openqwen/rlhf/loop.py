@@ -48,7 +48,7 @@ from openqwen.rlhf.update import (
     plan,
     policy_gradient,
     pretrained_gradient,
-    score,
+    score_all,
     value_gradient,
     visits,
 )
@@ -157,7 +157,7 @@ def train(models: Models, prompts: Prompts, tokens: Tokens, config: PPOConfig, s
 
             # ---- 2 scoring: four models, then rewards and advantages ----------------------------------------
             groups = plan(replies, models, config, step)
-            minibatches = [[score(models, rows, config) for rows in group] for group in groups]
+            minibatches = score_all(models, groups, config, graph=not warming)
             batch = [scored for minibatch in minibatches for scored in minibatch]
             moments, rewards = credit(batch, moments, config)
             clock.append(time.monotonic())

@@ -40,14 +40,14 @@ class Reply:
 class Rows:
     """Replies that go through the models together; the same rows when scored and when updated.
 
-    A row holds a query and its reply, or several replies behind one copy of the query: then `owner_BT` says whose
-    each token is (shared.py).
+    A row holds a query and its reply, or several replies behind one copy of the query: then `trunk` is given, and the
+    query and each reply are padded by themselves (shared.py).
     """
 
     replies: list[Reply]
     ids_BT: Tensor
     real_BT: Tensor  # bool
-    owner_BT: Tensor | None
+    trunk: int | None  # tokens of a row that belong to its query, where replies share it
     mask_BR: Tensor  # bool, replies x their tokens
     before_N: Tensor  # where in the flattened (B * T) the state before each reply token stands
     last_R: Tensor  # where each reply's last token stands
@@ -92,25 +92,29 @@ def make_rows(replies: Sequence[Reply], vocab_size: int, device: torch.device) -
 def share_rows(rows: Sequence[Sequence[Reply]], vocab_size: int, device: torch.device) -> Rows:
     """Right-padded tensors of rows of replies; those of one row answer the same query, which stands there once."""
     replies = [reply for row in rows for reply in row]
-    ids_BT, real_BT = right_pad(
-        [row[0].prompt.ids + [i for reply in row for i in reply.ids] for row in rows], device
-    )
-    owner_BT = None
-    if len(replies) > len(rows):
-        owners = [
-            [0] * len(row[0].prompt.ids) + [n for n, reply in enumerate(row, 1) for _ in reply.ids]
-            for row in rows
-        ]
-        owner_BT = right_pad(owners, device)[0].masked_fill(~real_BT, -1)
+    longest = max(len(reply.ids) for reply in replies)
+    trunk, count = None, max(map(len, rows))
+    if count == 1:
+        ids_BT, real_BT = right_pad([row[0].prompt.ids + row[0].ids for row in rows], device)
+    else:
+        trunk = max(len(row[0].prompt.ids) for row in rows)
+        queries, real_BQ = right_pad([row[0].prompt.ids for row in rows], device)
+        laid = [row[i].ids if i < len(row) else [] for row in rows for i in range(count)]
+        branches, real_NR = right_pad([ids or [0] for ids in laid], device)  # (B count, R)
+        real_NR &= torch.tensor([[bool(ids)] for ids in laid], device=device)
+        ids_BT, real_BT = (
+            torch.cat((first, rest.reshape(len(rows), -1)), 1)
+            for first, rest in ((queries, branches), (real_BQ, real_NR))
+        )
     before: list[int] = []
     last: list[int] = []
     for number, row in enumerate(rows):
-        query = number * ids_BT.shape[1] + len(row[0].prompt.ids)  # where the first reply begins
-        begin = query
+        start, query = number * ids_BT.shape[1], len(row[0].prompt.ids)
+        begin = start + (query if trunk is None else trunk)  # of the first reply
         for reply in row:
-            before += [query - 1, *range(begin, begin + len(reply.ids) - 1)]
-            begin += len(reply.ids)
-            last.append(begin - 1)
+            before += [start + query - 1, *range(begin, begin + len(reply.ids) - 1)]
+            last.append(begin + len(reply.ids) - 1)
+            begin += longest
     lengths_R = torch.tensor([len(reply.ids) for reply in replies], device=device)
     kept = [ids for reply in replies for ids in reply.support]
     support = None
@@ -121,8 +125,8 @@ def share_rows(rows: Sequence[Sequence[Reply]], vocab_size: int, device: torch.d
         replies=replies,
         ids_BT=ids_BT,
         real_BT=real_BT,
-        owner_BT=owner_BT,
-        mask_BR=torch.arange(int(lengths_R.max()), device=device)[None] < lengths_R[:, None],
+        trunk=trunk,
+        mask_BR=torch.arange(longest, device=device)[None] < lengths_R[:, None],
         before_N=torch.tensor(before, device=device),
         last_R=torch.tensor(last, device=device),
         tokens_N=torch.tensor([i for reply in replies for i in reply.ids], device=device),
@@ -133,8 +137,9 @@ def share_rows(rows: Sequence[Sequence[Reply]], vocab_size: int, device: torch.d
 
 def states(model: Qwen, rows: Rows, places: Tensor) -> Tensor:
     """States (n, C) after the final norm at some places (n,) of the flattened rows."""
-    if rows.owner_BT is not None:
-        return shared.states(model, rows.ids_BT, rows.owner_BT, places)
+    if rows.trunk is not None:
+        count = (rows.ids_BT.shape[1] - rows.trunk) // rows.mask_BR.shape[1]
+        return shared.states(model, rows.ids_BT, rows.real_BT, rows.trunk, count, places)
     return model.hidden(rows.ids_BT, rows.real_BT).flatten(0, 1).index_select(0, places)
 
 

@@ -1,9 +1,9 @@
 """Replies to one query behind a single copy of it: the query goes through a model once, not once a reply.
 
-Ours, for the report's two responses a query (§3.2.2). A row holds a query and several replies to it one after the
-other. Each reply sees the query and itself, at the positions it has when it stands alone, so the numbers are those of
-separate rows up to the order of sums (`tests/rlhf/test_shared.py`). Cross terms of attention are computed in vain,
-which long replies behind a short query do not repay: `worth` decides. Padding is computed in attention only.
+Ours, for the report's two responses a query (§3.2.2). A row holds a query and several replies to it side by side, all
+padded to the same lengths in all rows of a pass. Each reply sees the query and itself, at the positions it has when it
+stands alone, so the numbers are those of separate rows up to the order of sums (`tests/rlhf/test_shared.py`). Padding is
+computed in attention only, and of the last layer's feed-forward only what is asked for.
 
 B rows, T tokens, C hidden.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from openqwen.model.config import Extension, ModelConfig
-from openqwen.model.context import Packed, binding_windows, layer_contexts, sight_in_order
+from openqwen.model.context import Asked, Branches, Packed, binding_windows, layer_contexts
 from openqwen.model.heads import ScalarModel
 from openqwen.model.qwen import Qwen
 
@@ -33,53 +33,49 @@ def possible(config: ModelConfig, longest: int) -> bool:
 
 
 def worth(query: int, replies: Sequence[int], width: int) -> bool:
-    """Whether the query's tokens that are saved cost more than what replies compute with each other's keys.
+    """Whether the query's tokens that are saved cost more than the attention of replies padded to the longest one.
 
     query, replies: lengths; width C. A token costs about 24 C² operations a layer, a pair of query and key 8 C (its
-    4 C, and as much again for the mask).
+    4 C, and as much again for the softmax).
     """
-    pairs = (sum(replies) ** 2 - sum(length**2 for length in replies)) / 2
+    longest = max(replies)
+    pairs = sum(longest * (query + longest) - length * (query + length) for length in replies)
     return 24 * width * query * (len(replies) - 1) > 8 * pairs
 
 
-def states(model: Qwen, ids_BT: Tensor, owner_BT: Tensor, places: Tensor) -> Tensor:
+def states(model: Qwen, ids_BT: Tensor, real_BT: Tensor, trunk: int, count: int, places: Tensor) -> Tensor:
     """States (n, C) after the final norm at some places (n,) of the flattened rows.
 
-    owner: 0 for the query, 1, 2, ... for its replies in order, then -1 for padding.
+    real: False at padding. trunk: tokens of a row that belong to its query; the rest are `count` replies.
     """
+    query_BQ = real_BT[:, :trunk]
+    sight = Branches(trunk, count, None if bool(query_BQ.all()) else query_BQ)
     contexts = layer_contexts(
         model.config,
         Extension(),
-        positions(owner_BT),
-        lengths=torch.ones_like(owner_BT[:, :1]),  # counted by the techniques for long texts only
+        positions(real_BT, trunk, count),
+        lengths=torch.ones_like(ids_BT[:, :1]),  # counted by the techniques for long texts only
         longest=1,
-        sight=sight_in_order(seen(owner_BT)),
+        sight=lambda window: sight,
     )
-    x = model.embed(ids_BT)  # (B, T, C)
-    real = (owner_BT >= 0).flatten()  # (B T,)
+    x, asked = model.embed(ids_BT), Asked(places, places)  # (B, T, C)
+    real = real_BT.flatten()  # (B T,)
     if real.sum() < PACKED * len(real):
         packed = Packed(real.nonzero()[:, 0], *ids_BT.shape)
         contexts = [replace(context, packed=packed) for context in contexts]
-        x, places = packed.gather(x), (real.cumsum(0) - 1)[places]
+        x, asked = packed.gather(x), Asked(places, (real.cumsum(0) - 1)[places])
+    contexts[-1] = replace(contexts[-1], asked=asked)
     for layer, (block, context) in enumerate(zip(model.blocks, contexts)):
         x = block(x, context, None, layer)
-    return model.norm(x.flatten(0, -2).index_select(0, places))
+    return model.norm(x)
 
 
-def positions(owner_BT: Tensor) -> Tensor:
-    """(B, T): a reply's first token follows the query's last."""
-    place_BT = torch.arange(owner_BT.shape[1], device=owner_BT.device).expand_as(owner_BT)
-    begins_BT = torch.zeros_like(owner_BT, dtype=torch.bool)
-    begins_BT[:, 1:] = owner_BT[:, 1:] != owner_BT[:, :-1]
-    start_BT = torch.where(begins_BT, place_BT, 0).cummax(1).values
-    query_B1 = (owner_BT == 0).sum(1, keepdim=True)
-    inside_BT = torch.where(owner_BT == 0, place_BT, place_BT - start_BT + query_B1)
-    return torch.where(owner_BT < 0, 0, inside_BT)  # padding has no place of its own
-
-
-def seen(owner_BT: Tensor) -> Tensor:
-    """(B, T, T) bool: which keys belong to the query or to the token's own reply; order is left to attention."""
-    return (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
+def positions(real_BT: Tensor, trunk: int, count: int) -> Tensor:
+    """(B, T): a reply's first token follows the query's last; 0 at padding."""
+    query_B1 = real_BT[:, :trunk].sum(1, keepdim=True)
+    reply_R = torch.arange((real_BT.shape[1] - trunk) // count, device=real_BT.device)
+    query_BQ = torch.arange(trunk, device=real_BT.device).expand(len(real_BT), trunk)
+    return torch.cat((query_BQ, (query_B1 + reply_R).repeat(1, count)), 1).where(real_BT, 0)
 
 
 def scalars(model: ScalarModel, states_NC: Tensor) -> Tensor:

@@ -44,6 +44,9 @@ class Scored:
     score_B: list[float]  # of the reward model; nan where a cut-off reply has no end token to read it at
     advantages_BR: Tensor
     returns_BR: Tensor
+    # With their graphs, of the pass that is updated first: nothing has changed since, so its update begins with these.
+    logp_N: Tensor | None = None
+    values_N: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -98,20 +101,32 @@ def visits(config: PPOConfig, step: int) -> list[int]:
     return first + [int(i) for _ in range(config.epochs - 1) for i in rng.permutation(config.minibatches)]
 
 
+def score_all(
+    models: Models, groups: Sequence[Sequence[Rows]], config: PPOConfig, graph: bool
+) -> list[list[Scored]]:
+    """`score` of minibatches; graph: keep that of the pass which will be updated first, and so not compute it twice."""
+    return [
+        [score(models, rows, config, graph and rows is groups[0][0]) for rows in minibatch]
+        for minibatch in groups
+    ]
+
+
 @torch.no_grad()
-def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
-    """One pass of each of the four models over the rows."""
+def score(models: Models, rows: Rows, config: PPOConfig, graph: bool = False) -> Scored:
+    """One pass of each of the four models over the rows. graph: leave those of policy and value to the update."""
     mask_BR, temperature = rows.mask_BR, config.temperature
     with models.autocast():
         # With a graph as in the update: code generated for passes without one may round differently.
-        with torch.set_grad_enabled(config.compile):
-            logits_NV = head_logits(models.policy, rows).detach()
-            values_N = reply_values(models.value, rows).detach()
+        with torch.set_grad_enabled(graph or config.compile):
+            logits_NV = head_logits(models.policy, rows)
+            live_values_N = reply_values(models.value, rows)
         ref_logits_NV = head_logits(models.reference, rows)
+    with torch.set_grad_enabled(graph):
+        live_logp_N, inside_N = reply_logp(logits_NV, rows, temperature)
+    logits_NV, logp_N, values_N = logits_NV.detach(), live_logp_N.detach(), live_values_N.detach()
     whole_N, ref_N, kl_N, entropy_N = ppo.compare_logits(logits_NV, ref_logits_NV, rows.tokens_N, temperature)
-    logp_N = whole_N
-    if rows.support is not None:
-        logp_N, entropy_N = ppo.support_logp(logits_NV, rows.support, rows.tokens_N, temperature)
+    if inside_N is not None:
+        entropy_N = inside_N.detach()
     drawn_N = torch.tensor([p for reply in rows.replies for p in reply.logprobs], device=models.device)
     scores = models.scores(rows).tolist()
     empty_BR = torch.zeros(mask_BR.shape, device=models.device)
@@ -127,7 +142,17 @@ def score(models: Models, rows: Rows, config: PPOConfig) -> Scored:
         score_B=[s if reply.finished else math.nan for s, reply in zip(scores, rows.replies)],
         advantages_BR=empty_BR,
         returns_BR=empty_BR,
+        logp_N=live_logp_N if graph else None,
+        values_N=live_values_N if graph else None,
     )
+
+
+def reply_logp(logits_NV: Tensor, rows: Rows, temperature: float) -> tuple[Tensor, Tensor | None]:
+    """(N,) log-probabilities of the reply tokens under the distributions they were drawn from, and the entropy of those
+    if they were truncated."""
+    if rows.support is None:
+        return ppo.token_logp(logits_NV.float() / temperature, rows.tokens_N), None
+    return ppo.support_logp(logits_NV, rows.support, rows.tokens_N, temperature)
 
 
 def normalise(
@@ -177,8 +202,11 @@ def value_gradient(models: Models, minibatch: Sequence[Scored], config: PPOConfi
     total = 0.0
     for scored in minibatch:
         mask_BR = scored.rows.mask_BR
-        with models.autocast():
-            values_BR = ppo.unflatten(reply_values(models.value, scored.rows), mask_BR)
+        values_N, scored.values_N = scored.values_N, None
+        if values_N is None:
+            with models.autocast():
+                values_N = reply_values(models.value, scored.rows)
+        values_BR = ppo.unflatten(values_N, mask_BR)
         loss, held = ppo.value_loss(
             values_BR, scored.values_BR, scored.returns_BR, mask_BR, config.value_clip, num_tokens
         )
@@ -195,12 +223,11 @@ def policy_gradient(models: Models, minibatch: Sequence[Scored], config: PPOConf
     total, widest = 0.0, 0.0
     for scored in minibatch:
         rows = scored.rows
-        with models.autocast():
-            logits_NV = head_logits(models.policy, rows)
-        if rows.support is None:
-            logp_N = ppo.token_logp(logits_NV.float() / config.temperature, rows.tokens_N)
-        else:
-            logp_N, _ = ppo.support_logp(logits_NV, rows.support, rows.tokens_N, config.temperature)
+        logp_N, scored.logp_N = scored.logp_N, None
+        if logp_N is None:
+            with models.autocast():
+                logits_NV = head_logits(models.policy, rows)
+            logp_N, _ = reply_logp(logits_NV, rows, config.temperature)
         logp_BR = ppo.unflatten(logp_N, rows.mask_BR)
         loss, held = ppo.policy_loss(
             logp_BR, scored.logp_BR, scored.advantages_BR, rows.mask_BR, config.policy_clip, num_tokens

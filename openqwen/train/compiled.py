@@ -16,6 +16,10 @@ from torch import nn
 
 from openqwen.core.errors import MissingTool
 
+# Of a block that may be compiled: with gradients or without, first of one shape and then of any, the last block, rows
+# with their padding or packed. torch's own limit is 8, beyond which plain code would run in silence.
+VARIANTS = 64
+
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Lets the training passes of blocks (model/qwen.py) run as generated code, before they are divided or recomputed.
@@ -38,7 +42,8 @@ def compiled_blocks(blocks: Iterable[nn.Module]) -> Iterator[None]:
     for block in changed:
         block.forward = _without_cache(block.forward)
     try:
-        yield
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            yield
     finally:
         for block in changed:
             del block.forward  # the class's own is seen again

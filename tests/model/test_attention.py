@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from openqwen.engine.deterministic import KEYS, BatchInvariant
-from openqwen.model.attention import BLOCK, WIDE_BLOCK, WIDE_WINDOW, attend, reference
+from openqwen.model.attention import BLOCK, WIDE_BLOCK, WIDE_WINDOW, attend, attend_branches, reference
 
 # Greatest error of output and gradients, over max(1, greatest value), in units of the type's epsilon; inputs N(0, 1)
 # and the same rounded numbers for the reference. 300 random shapes up to 1500 keys had at most 68, 49 and 2.1. In
@@ -38,10 +39,14 @@ def heads_and_keys(
     return tuple(x.to(device, dtype).requires_grad_() for x in (q, k, v))  # type: ignore[return-value]
 
 
-def errors(q: Tensor, k: Tensor, v: Tensor, **sight: Any) -> list[float]:
-    """Errors of output and gradients of q, k and v against `reference` in fp64, in the unit of BOUND."""
+def errors(q: Tensor, k: Tensor, v: Tensor, ours: Tensor | None = None, **sight: Any) -> list[float]:
+    """Errors of output and gradients of q, k and v against `reference` in fp64, in the unit of BOUND.
+
+    ours: what was made of q, k and v; None: by `attend`.
+    """
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    ours, wanted = attend(q, k, v, **sight), reference(*exact, **sight)
+    ours = attend(q, k, v, **sight) if ours is None else ours
+    wanted = reference(*exact, **sight)
     assert ours.dtype == q.dtype and ours.shape == q.shape
     slope = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(9)).to(wanted)
     ours_all = (ours, *torch.autograd.grad(ours, (q, k, v), slope.to(q.dtype)))
@@ -51,6 +56,35 @@ def errors(q: Tensor, k: Tensor, v: Tensor, **sight: Any) -> list[float]:
         float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max().clamp(min=1)) / unit
         for a, b in zip(ours_all, wanted_all)
     ]
+
+
+def seen_from_branches(trunk: int, count: int, length: int, visible: Tensor) -> Tensor:
+    """(B, 1, T, T) bool, pair by pair: the whole visible trunk and one's own branch, up to one's own place."""
+    B, T = len(visible), trunk + count * length
+    seen = torch.zeros(B, 1, T, T, dtype=torch.bool)
+    for b, i, j in itertools.product(range(B), range(T), range(T)):
+        if j > i:
+            continue
+        if i < trunk:
+            seen[b, 0, i, j] = True
+        elif j < trunk:
+            seen[b, 0, i, j] = visible[b, j]
+        else:
+            seen[b, 0, i, j] = (i - trunk) // length == (j - trunk) // length
+    return seen
+
+
+@pytest.mark.parametrize("dtype", list(BOUND))
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 12), st.booleans(), st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_branches_see_their_trunk_and_themselves(dtype, trunk, count, length, padded, seed):
+    T = trunk + count * length
+    q, k, v = heads_and_keys({"B": 2, "T": T, "S": T, "H": 4, "K": 2, "D": 8}, dtype, seed)
+    ends = torch.randint(1, trunk + 1, (2, 1), generator=torch.Generator().manual_seed(seed))
+    visible = torch.arange(trunk) < (ends if padded else trunk + 0 * ends)  # (B, Q)
+    ways = {"trunk": trunk, "branches": count, "mask": visible if padded else None}
+    sight = {"mask": seen_from_branches(trunk, count, length, visible)}
+    assert max(errors(q, k, v, ours=attend_branches(q, k, v, **ways), **sight)) < BOUND[dtype]
 
 
 def own_place(T: int, S: int) -> Tensor:

@@ -25,7 +25,7 @@ from openqwen.engine import Engine, native
 from openqwen.model.weights import load_model
 from openqwen.reward.config import RewardConfig
 from openqwen.reward.loop import run as train_reward
-from openqwen.rlhf import loop, ppo, update
+from openqwen.rlhf import loop, ppo, rollout, update
 from openqwen.rlhf.config import PPOConfig
 from openqwen.rlhf.evaluate import compare
 from openqwen.rlhf.models import Models, load_models
@@ -171,18 +171,18 @@ def same_but_for_time(records: list[dict]) -> list[dict]:
 
 
 @pytest.mark.fault("PPO", "PPO breaks while scoring, in the warm-up or in an update", "same bits")
-@pytest.mark.parametrize("place", ["score", "policy_gradient"])
+@pytest.mark.parametrize("place", ["score_all", "policy_gradient"])
 def test_a_run_broken_anywhere_continues_in_the_same_bits(
     place: str, inputs: dict[str, Path], trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken while scoring (in the warm-up) or while updating the policy, between two checkpoints."""
     real, calls = getattr(loop, place), []
 
-    def broken(*args: Any) -> Any:
+    def broken(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        if len(calls) == {"score": 5, "policy_gradient": 10}[place]:
+        if len(calls) == {"score_all": 2, "policy_gradient": 10}[place]:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **kwargs)
 
     monkeypatch.setattr(loop, place, broken)
     with pytest.raises(KeyboardInterrupt):
@@ -255,6 +255,37 @@ def test_before_an_update_the_ratio_is_exactly_one_whatever_the_temperature(
         update.policy_gradient(models, scored, settings, sums)  # with gradients
         assert sums["log_ratio"] == [0.0]
     models.policy.zero_grad()
+
+
+def test_the_pass_updated_first_is_not_computed_again_and_gives_the_same_gradients(
+    models: Models, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config().config
+    groups = update.plan(sample(models, inputs, count=32), models, settings, 0)
+    assert [len(group) for group in groups] == [2, 2]
+    computed: list[torch.Tensor] = []
+    real = rollout.states
+    monkeypatch.setattr(
+        rollout, "states", lambda model, rows, places: [computed.append(places), real(model, rows, places)][1]
+    )
+    found = []
+    for graph in (False, True):
+        scored = update.score_all(models, groups, settings, graph)
+        update.credit([s for minibatch in scored for s in minibatch], ppo.RunningMoments(), settings)
+        kept = [s.logp_N is not None and s.values_N is not None for group in scored for s in group]
+        assert kept == [graph, False, False, False]
+        computed.clear()
+        sums: update.Sums = defaultdict(list)
+        for minibatch in scored:
+            update.value_gradient(models, minibatch, settings, sums)
+            update.policy_gradient(models, minibatch, settings, sums)
+        assert len(computed) == (6 if graph else 8)
+        assert sums["log_ratio"] == [0.0, 0.0] and not any(s.logp_N is not None for s in scored[0])
+        parameters = [*models.policy.parameters(), *models.value.parameters()]
+        found.append([p.grad.clone() for p in parameters])
+        models.policy.zero_grad()
+        models.value.zero_grad()
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.skipif(native.missing() is not None, reason="needs a C++ compiler")

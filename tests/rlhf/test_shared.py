@@ -36,7 +36,7 @@ def both(seed: int) -> tuple[Rows, Rows]:
     rows = replies(seed)
     apart = make_rows([reply for row in rows for reply in row], V, CPU)
     together = share_rows(rows, V, CPU)
-    assert apart.owner_BT is None and together.owner_BT is not None
+    assert apart.trunk is None and together.trunk is not None
     assert len(apart.ids_BT) == 12 and len(together.ids_BT) == 5
     assert torch.equal(apart.tokens_N, together.tokens_N) and torch.equal(apart.mask_BR, together.mask_BR)
     return apart, together
@@ -88,13 +88,9 @@ def test_values_and_ends_are_those_of_the_scalar_model_itself() -> None:
             torch.testing.assert_close(end, alone[-1])
 
 
-def test_a_reply_neither_sees_nor_is_placed_after_another() -> None:
-    owner = torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 2, -1, -1, -1]])
-    assert shared.positions(owner).tolist() == [[0, 1, 2, 3, 4, 2, 3], [0, 1, 1, 2, 0, 0, 0]]
-    seen = shared.seen(owner)
-    assert seen[0, 5].tolist() == [True, True, False, False, False, True, True]
-    assert seen[0, 2].tolist() == [True, True, True, True, True, False, False]
-    assert seen[1, 3].tolist() == [True, False, True, True, False, False, False]
+def test_a_reply_follows_its_query_and_not_another_reply() -> None:
+    real = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 0, 0, 1, 1, 1, 0]], dtype=torch.bool)
+    assert shared.positions(real, trunk=3, count=2).tolist() == [[0, 1, 2, 3, 4, 3, 4], [0, 0, 0, 1, 2, 1, 0]]
 
 
 def test_queries_are_shared_only_where_that_is_possible_and_pays() -> None:
@@ -102,4 +98,5 @@ def test_queries_are_shared_only_where_that_is_possible_and_pays() -> None:
     window = SHAPE.model_copy(update={"windows": (16, 16, 64)})
     assert shared.possible(window, 16) and not shared.possible(window, 17)
     assert shared.worth(64, [64, 64], 256) and not shared.worth(64, [64], 256)
-    assert shared.worth(1024, [512, 512], 4096) and not shared.worth(20, [2048, 2048], 256)
+    assert shared.worth(1024, [512, 512], 4096) and shared.worth(20, [2048, 2048], 256)
+    assert not shared.worth(20, [2048, 16], 256)  # padded to 2048, too
