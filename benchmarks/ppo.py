@@ -40,7 +40,7 @@ from openqwen.model.qwen import Qwen
 from openqwen.model.weights import load_model, save_model
 from openqwen.rlhf import loop
 from openqwen.rlhf.config import PPOConfig
-from openqwen.rlhf.models import Models
+from openqwen.rlhf.models import Models, freeze
 from openqwen.rlhf.prompts import Prompt, read_prompts
 from openqwen.rlhf.rollout import Reply
 from openqwen.tokenizer import Tokenizer
@@ -215,10 +215,9 @@ def ended(
 def load(folder: Path, config: PPOConfig) -> Models:
     policy, reference = (load_model(folder).eval() for _ in range(2))
     value, reward = (ScalarModel.from_qwen(policy, seed).eval() for seed in (1, 2))
-    for model in (reference, reward):
-        model.requires_grad_(False)
     dtype = pick_dtype(config.precision, policy.embed.weight.device)
-    return Models(policy, value, reference, reward, tokenizer(policy.config.vocab_size), dtype)
+    words = tokenizer(policy.config.vocab_size)
+    return Models(policy, value, freeze(reference, dtype), freeze(reward, dtype), words, dtype)
 
 
 # ---- what both sides read -----------------------------------------------------------------------------------------

@@ -197,16 +197,26 @@ static void multiply(const T* weight, const float* scale, const X* x, float* y, 
     }
 }
 
+// Calls f for each of B rows; a few are not worth waking threads for.
+template <class F>
+static inline void rows_of(int64_t B, int threads, F f) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && B >= 16)
+    for (int64_t b = 0; b < B; b++) f(b);
+}
+
 template <class T>
 static void product(Matrix matrix, const float* x, float* y, int64_t B, int64_t C, int64_t N, int threads) {
     const T* weight = (const T*)matrix.weight;
     if constexpr (std::is_same_v<Factor<T>, float>) {
         multiply(weight, matrix.scale, x, y, B, C, N, threads);
     } else {
-        thread_local std::vector<T> narrowed;
-        narrowed.resize(B * C);
-        for (int64_t i = 0; i < B * C; i++) narrow(x[i], narrowed[i]);
-        multiply(weight, matrix.scale, narrowed.data(), y, B, C, N, threads);
+        thread_local std::vector<T> kept;
+        kept.resize(B * C);
+        T* narrowed = kept.data();
+        rows_of(B, threads, [=](int64_t b) {
+            for (int64_t i = b * C; i < (b + 1) * C; i++) narrow(x[i], narrowed[i]);
+        });
+        multiply(weight, matrix.scale, narrowed, y, B, C, N, threads);
     }
 }
 
@@ -239,13 +249,13 @@ static inline void each(float* x, int64_t count, F f) {
 }
 
 template <class T>
-static void rms_norm(const T* weight, const float* x, float* y, int64_t B, int64_t C, float eps) {
-    for (int64_t b = 0; b < B; b++) {
+static void rms_norm(const T* weight, const float* x, float* y, int64_t B, int64_t C, float eps, int threads) {
+    rows_of(B, threads, [=](int64_t b) {
         float squares = 0;
         for (int64_t c = 0; c < C; c++) squares += x[b * C + c] * x[b * C + c];
         float factor = 1.0f / std::sqrt(squares / C + eps);
         for (int64_t c = 0; c < C; c++) y[b * C + c] = x[b * C + c] * factor * wide(weight[c]);
-    }
+    });
 }
 
 // Rotates the first `heads` heads of D dimensions at x.
@@ -315,11 +325,11 @@ static void block(const Layer& l, float* x, float* work, const int64_t* rows, co
     int64_t width = (H + 2 * K) * D;
     float *y = work, *qkv = y + B * C, *mixed = qkv + B * width, *gate = mixed + B * C, *up = gate + B * F;
     float* scores = up + B * F;
-    rms_norm((const T*)l.attn_norm, x, y, B, C, eps);
+    rms_norm((const T*)l.attn_norm, x, y, B, C, eps, threads);
     for (int64_t b = 0; b < B; b++)
         for (int64_t i = 0; i < width; i++) qkv[b * width + i] = wide(((const T*)l.qkv_bias)[i]);
     product<W>(l.qkv, y, qkv, B, C, width, threads);
-    for (int64_t b = 0; b < B; b++) {
+    rows_of(B, threads, [=](int64_t b) {
         float* row = qkv + b * width;
         rotate(row, l.cos + b * D / 2, l.sin + b * D / 2, H + K, D);
         if (l.query_scale)
@@ -332,7 +342,7 @@ static void block(const Layer& l, float* x, float* work, const int64_t* rows, co
                 narrow(row[(H + K + k) * D + d], ((T*)l.values)[line + d]);
             }
         }
-    }
+    });
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t i = 0; i < B * H; i++) {
         int64_t b = i / H, h = i % H, count = positions[b] + 1;
@@ -343,11 +353,14 @@ static void block(const Layer& l, float* x, float* work, const int64_t* rows, co
         attend(qkv + b * width + h * D, keys, values, scores + i * longest, mixed + b * C + h * D, count, D, next);
     }
     product<W>(l.out, mixed, x, B, C, C, threads);
-    rms_norm((const T*)l.mlp_norm, x, y, B, C, eps);
+    rms_norm((const T*)l.mlp_norm, x, y, B, C, eps, threads);
     memset(gate, 0, 2 * B * F * sizeof(float));
     product<W>(l.gate, y, gate, B, C, F, threads);
     product<W>(l.up, y, up, B, C, F, threads);
-    each(gate, B * F, [=](Lanes g, int64_t i) { return g / (1.0f + exponential(-g)) * load(up + i); });
+    rows_of(B, threads, [=](int64_t b) {
+        const float* own = up + b * F;
+        each(gate + b * F, F, [=](Lanes g, int64_t i) { return g / (1.0f + exponential(-g)) * load(own + i); });
+    });
     product<W>(l.down, gate, x, B, F, C, threads);
 }
 
@@ -358,7 +371,7 @@ static void all(const Layer* layers, const void* norm, float* x, float* work, co
     auto [L, B, C, H, K, D, F, longest, threads] = *reinterpret_cast<const int64_t(*)[9]>(sizes);
     for (int64_t l = 0; l < L; l++)
         block<W, T>(layers[l], x, work, rows, positions, B, C, H, K, D, F, longest, eps, int(threads));
-    rms_norm((const T*)norm, x, work, B, C, eps);
+    rms_norm((const T*)norm, x, work, B, C, eps, int(threads));
     memcpy(x, work, B * C * sizeof(float));
 }
 

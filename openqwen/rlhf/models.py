@@ -10,19 +10,22 @@ import copy
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from openqwen.core.errors import DataError
 from openqwen.model.heads import ScalarModel
-from openqwen.model.qwen import Qwen
+from openqwen.model.qwen import Linear, Qwen
 from openqwen.model.weights import load_model, load_scalar
 from openqwen.rlhf import shared
 from openqwen.rlhf.rollout import Rows, states
 from openqwen.tokenizer import Tokenizer, load_tokenizer
 from openqwen.train.config import Precision
 from openqwen.train.precision import autocast, pick_device, pick_dtype
+
+Frozen = TypeVar("Frozen", Qwen, ScalarModel)
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,21 @@ def load_models(policy: Path, reward: Path, precision: Precision) -> Models:
     device = pick_device()
     chat = load_model(policy).to(device).eval()
     scorer = load_scalar(reward).to(device).eval()
-    value = copy.deepcopy(scorer)
+    value, dtype = copy.deepcopy(scorer), pick_dtype(precision, device)
     return Models(
         policy=chat,
         value=value,
-        reference=copy.deepcopy(chat).requires_grad_(False),
-        reward=scorer.requires_grad_(False),
+        reference=freeze(copy.deepcopy(chat), dtype),
+        reward=freeze(scorer, dtype),
         tokenizer=tokenizer,
-        dtype=pick_dtype(precision, device),
+        dtype=dtype,
     )
+
+
+def freeze(model: Frozen, dtype: torch.dtype) -> Frozen:
+    """A model that is never trained, its matrices in the format they are multiplied in: the numbers of autocast, which
+    would round them in each pass, and half the memory."""
+    for part in model.modules():
+        if isinstance(part, Linear) and not (isinstance(model, ScalarModel) and part is model.scalar):
+            part.to(dtype)  # the scalar head computes in fp32
+    return model.requires_grad_(False)

@@ -110,6 +110,11 @@ def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -
     return float(1 - (returns - values).var(unbiased=False) / spread)
 
 
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits in fp32 at a temperature; at 1 without a pass over them."""
+    return logits.float() if temperature == 1 else logits.float() / temperature
+
+
 def token_logp(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
     """Log-probabilities (N,) of tokens under the whole distribution."""
     return logits_NV.log_softmax(-1).gather(1, tokens_N[:, None]).squeeze(1)
@@ -157,7 +162,7 @@ def support_logp(
     places_N = (indices == tokens_N[rows]).nonzero()[:, 0]
     if len(places_N) != len(tokens_N):
         raise DataError("a token was drawn from outside its support, or twice from inside it")
-    kept = logits_NV[rows, indices].float() / temperature  # (total,)
+    kept = tempered(logits_NV[rows, indices], temperature)  # (total,)
     highest_N = torch.segment_reduce(kept.detach(), "max", lengths=counts_N)
     sums_N = torch.segment_reduce((kept - highest_N[rows]).exp(), "sum", lengths=counts_N)
     logp = kept - (sums_N.log() + highest_N)[rows]
@@ -176,7 +181,7 @@ def compare_logits(
         size = max(PIECE_ROWS, PIECE_BYTES // (4 * logits_NV.shape[1]))
     found = []
     for piece, ref, tokens in zip(logits_NV.split(size), ref_logits_NV.split(size), tokens_N.split(size)):
-        logp, ref_logp = ((x.float() / temperature).log_softmax(-1) for x in (piece, ref))
+        logp, ref_logp = (tempered(x, temperature).log_softmax(-1) for x in (piece, ref))
         drawn, ref_drawn = (x.gather(1, tokens[:, None])[:, 0] for x in (logp, ref_logp))
         p = logp.exp()
         found.append((drawn, ref_drawn, (p * (logp - ref_logp)).sum(-1), -(p * logp).sum(-1)))

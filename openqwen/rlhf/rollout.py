@@ -18,8 +18,7 @@ from torch import Tensor
 from openqwen.engine import Engine, Sampling
 from openqwen.model.heads import ScalarModel
 from openqwen.model.qwen import Qwen
-from openqwen.rlhf import shared
-from openqwen.rlhf.ppo import Support
+from openqwen.rlhf import ppo, shared
 from openqwen.rlhf.prompts import Prompt
 from openqwen.train.padding import right_pad
 
@@ -52,7 +51,7 @@ class Rows:
     before_N: Tensor  # where in the flattened (B * T) the state before each reply token stands
     last_R: Tensor  # where each reply's last token stands
     tokens_N: Tensor
-    support: Support | None  # None: every token could have been drawn
+    support: ppo.Support | None  # None: every token could have been drawn
     vocab_size: int
 
 
@@ -120,7 +119,7 @@ def share_rows(rows: Sequence[Sequence[Reply]], vocab_size: int, device: torch.d
     support = None
     if kept:
         counts = torch.tensor([len(ids) for ids in kept], device=device)
-        support = Support(torch.cat(kept).to(device, torch.int32), counts, vocab_size)
+        support = ppo.Support(torch.cat(kept).to(device, torch.int32), counts, vocab_size)
     return Rows(
         replies=replies,
         ids_BT=ids_BT,
@@ -153,7 +152,7 @@ def head_logits(model: Qwen, rows: Rows) -> Tensor:
 
 def reply_logits(model: Qwen, rows: Rows, temperature: float) -> Tensor:
     """`head_logits` in fp32, at a temperature."""
-    return head_logits(model, rows).float() / temperature
+    return ppo.tempered(head_logits(model, rows), temperature)
 
 
 def reply_values(model: ScalarModel, rows: Rows) -> Tensor:

@@ -151,7 +151,7 @@ def reply_logp(logits_NV: Tensor, rows: Rows, temperature: float) -> tuple[Tenso
     """(N,) log-probabilities of the reply tokens under the distributions they were drawn from, and the entropy of those
     if they were truncated."""
     if rows.support is None:
-        return ppo.token_logp(logits_NV.float() / temperature, rows.tokens_N), None
+        return ppo.token_logp(ppo.tempered(logits_NV, temperature), rows.tokens_N), None
     return ppo.support_logp(logits_NV, rows.support, rows.tokens_N, temperature)
 
 

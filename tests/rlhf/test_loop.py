@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -27,8 +28,8 @@ from openqwen.reward.config import RewardConfig
 from openqwen.reward.loop import run as train_reward
 from openqwen.rlhf import loop, ppo, rollout, update
 from openqwen.rlhf.config import PPOConfig
-from openqwen.rlhf.evaluate import compare
-from openqwen.rlhf.models import Models, load_models
+from openqwen.rlhf.evaluate import compare, text_loss
+from openqwen.rlhf.models import Models, freeze, load_models
 from openqwen.rlhf.prompts import Prompt, prompts_at, read_prompts
 from openqwen.rlhf.rollout import Reply, make_rows, reply_logits, sample_replies, seed_of
 from openqwen.rlhf.watchdog import findings, repetition
@@ -286,6 +287,28 @@ def test_the_pass_updated_first_is_not_computed_again_and_gives_the_same_gradien
         models.policy.zero_grad()
         models.value.zero_grad()
     assert all(map(torch.equal, *found))
+
+
+def test_frozen_models_give_the_bits_of_autocast(models: Models, inputs: dict[str, Path]) -> None:
+    half = replace(models, dtype=torch.bfloat16)
+    frozen = replace(
+        half,
+        reference=freeze(copy.deepcopy(models.policy), half.dtype),
+        reward=freeze(copy.deepcopy(models.reward), half.dtype),
+    )
+    assert (
+        frozen.reference.head.weight.dtype
+        == frozen.reward.backbone.blocks[0].attn.qkv.bias.dtype
+        == half.dtype
+    )
+    assert {p.dtype for p in (frozen.reward.scalar.weight, frozen.reference.embed.weight)} == {torch.float32}
+    rows = update.plan(sample(models, inputs, count=12), half, config().config, 0)[0][0]
+    own, plain = (update.score(some, rows, config().config) for some in (frozen, half))
+    assert torch.equal(own.k1_BR, plain.k1_BR) and torch.equal(own.exact_kl_N, plain.exact_kl_N)
+    assert own.score_B == pytest.approx(plain.score_B, rel=0, abs=0, nan_ok=True)
+    tokens = open_tokens(inputs["tokens"])
+    losses = [text_loss(frozen, model, tokens, 16, 64, 0) for model in (frozen.reference, half.policy)]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.skipif(native.missing() is not None, reason="needs a C++ compiler")
