@@ -10,7 +10,9 @@ the count of the whole update batch, so that accumulated gradients equal those o
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -169,24 +171,33 @@ def support_logp(
     return logp[places_N], -torch.segment_reduce(logp.exp() * logp, "sum", lengths=counts_N)
 
 
+def compare_whole(
+    logits_NV: Tensor, ref_logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`token_logp` under both, `exact_kl` and the entropy of the first, all (N,) fp32, at a temperature."""
+    logp_NV, ref_NV = (tempered(x, temperature).log_softmax(-1) for x in (logits_NV, ref_logits_NV))
+    drawn_N, ref_N = (x.gather(1, tokens_N[:, None])[:, 0] for x in (logp_NV, ref_NV))
+    p_NV = logp_NV.exp()
+    return drawn_N, ref_N, (p_NV * (logp_NV - ref_NV)).sum(-1), -(p_NV * logp_NV).sum(-1)
+
+
 def compare_logits(
     logits_NV: Tensor, ref_logits_NV: Tensor, tokens_N: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`token_logp` under both, `exact_kl` and the entropy of the first, all (N,) fp32, at a temperature.
-
-    On a CPU piece by piece, so that each pass over a piece finds it in the cache.
-    """
+    """`compare_whole`, on a CPU piece by piece, so that each pass over a piece finds it in the cache."""
     size = len(logits_NV)
     if logits_NV.device.type == "cpu":
         size = max(PIECE_ROWS, PIECE_BYTES // (4 * logits_NV.shape[1]))
-    found = []
-    for piece, ref, tokens in zip(logits_NV.split(size), ref_logits_NV.split(size), tokens_N.split(size)):
-        logp, ref_logp = (tempered(x, temperature).log_softmax(-1) for x in (piece, ref))
-        drawn, ref_drawn = (x.gather(1, tokens[:, None])[:, 0] for x in (logp, ref_logp))
-        p = logp.exp()
-        found.append((drawn, ref_drawn, (p * (logp - ref_logp)).sum(-1), -(p * logp).sum(-1)))
+    pieces = zip(logits_NV.split(size), ref_logits_NV.split(size), tokens_N.split(size))
+    found = [compare_whole(*piece, temperature) for piece in pieces]
     whole_N, ref_N, kl_N, entropy_N = (torch.cat(parts) for parts in zip(*found))
     return whole_N, ref_N, kl_N, entropy_N
+
+
+@functools.cache
+def generated_compare() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """`compare_whole` as generated code, which makes one pass of several."""
+    return torch.compile(compare_whole, dynamic=True)
 
 
 @dataclass(frozen=True)

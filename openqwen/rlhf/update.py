@@ -124,7 +124,8 @@ def score(models: Models, rows: Rows, config: PPOConfig, graph: bool = False) ->
     with torch.set_grad_enabled(graph):
         live_logp_N, inside_N = reply_logp(logits_NV, rows, temperature)
     logits_NV, logp_N, values_N = logits_NV.detach(), live_logp_N.detach(), live_values_N.detach()
-    whole_N, ref_N, kl_N, entropy_N = ppo.compare_logits(logits_NV, ref_logits_NV, rows.tokens_N, temperature)
+    compare = ppo.generated_compare() if config.compile else ppo.compare_logits
+    whole_N, ref_N, kl_N, entropy_N = compare(logits_NV, ref_logits_NV, rows.tokens_N, temperature)
     if inside_N is not None:
         entropy_N = inside_N.detach()
     drawn_N = torch.tensor([p for reply in rows.replies for p in reply.logprobs], device=models.device)

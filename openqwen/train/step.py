@@ -76,8 +76,10 @@ def try_step(optimizer: torch.optim.Optimizer, loss: float, config: OptimConfig,
     Skips the update when loss or norm is not finite, and counts that in the guard.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    total = torch.nn.utils.clip_grad_norm_(params, config.clip, foreach=True)
+    total = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None], foreach=True)
     norm = float(total.full_tensor() if hasattr(total, "full_tensor") else total)  # of all processes' parts
+    if norm + 1e-6 > config.clip:  # torch's own factor is 1 up to there; a pass over all gradients is saved
+        torch.nn.utils.clip_grads_with_norm_(params, config.clip, total, foreach=True)
     if math.isfinite(norm) and math.isfinite(loss):
         optimizer.step()
         guard.in_a_row = 0

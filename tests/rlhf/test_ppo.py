@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from openqwen.core.errors import DataError
+from openqwen.engine import native
 from openqwen.rlhf import ppo
 
 B, R, V = 5, 7, 11
@@ -244,6 +245,18 @@ def test_logits_compared_piece_by_piece_give_what_whole_tensors_give(monkeypatch
     torch.testing.assert_close(kl, ppo.exact_kl(logits / 0.7, ref / 0.7))
     everything = torch.ones(29, V, dtype=torch.bool)
     torch.testing.assert_close(entropy, ppo.truncated_entropy(logits / 0.7, everything))
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_generated_code_compares_as_plain_code_does(temperature: float) -> None:
+    logits, ref = (_random(seed, 29, V).bfloat16() for seed in (30, 31))
+    tokens = torch.arange(29) % V
+    ways = (ppo.generated_compare(), ppo.compare_logits)
+    for generated, plain in zip(*(way(logits, ref, tokens, temperature) for way in ways)):
+        torch.testing.assert_close(generated, plain)
+    same, ref_same, kl, _ = ppo.generated_compare()(logits, logits, tokens, temperature)
+    assert torch.equal(same, ref_same) and torch.equal(kl, torch.zeros(29))
 
 
 def test_exact_kl() -> None:

@@ -119,6 +119,18 @@ def test_clipping_scales_to_the_norm() -> None:
     assert weight.grad is None
 
 
+@pytest.mark.parametrize("size", [0.1, 1 - 1e-6, 1 - 1e-7, 1.0, 1 + 1e-6, 5.0])
+def test_gradients_are_those_of_torchs_clipping(size: float) -> None:
+    """Below the limit they are not touched at all."""
+    ours, theirs = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    for weight in (ours, theirs):
+        weight.grad = size * torch.tensor([0.6, 0.0, 0.8])
+    torch.nn.utils.clip_grad_norm_([theirs], 1.0)
+    clip_and_step(torch.optim.SGD([ours], lr=1.0), 0.0, OptimConfig(clip=1.0), Guard(3), step=0)
+    torch.optim.SGD([theirs], lr=1.0).step()
+    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("kv_heads", [None, 1])
 def test_flops_formula_equals_torchs_count_of_the_model(kv_heads: int | None) -> None:
     config = ModelConfig(
