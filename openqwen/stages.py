@@ -142,6 +142,15 @@ STAGES = {
             ("model", "tokens"),
         ),
         Stage(
+            "long_code",
+            "long_code",
+            "§4",
+            "measure perplexity of long files of code by position, with and without their repository",
+            "openqwen.code_qwen.config:LongCodeConfig",
+            "openqwen.evals.long_code:run",
+            ("model", "input"),
+        ),
+        Stage(
             "sft",
             "model",
             "§3.1",

@@ -65,8 +65,8 @@ def tokens_artefact(path: Path, documents: list[str], held_out: list[str]) -> Pa
     return path
 
 
-def model_artefact(path: Path, seed: int = 0) -> Path:
-    """An untrained model of 28 thousand parameters with the byte tokenizer."""
+def model_artefact(path: Path, seed: int = 0, tokenizer: Tokenizer | None = None) -> Path:
+    """An untrained model of 28 thousand parameters, with the byte tokenizer if no other is given."""
     from openqwen.model.config import ModelConfig
     from openqwen.model.qwen import Qwen
     from openqwen.model.weights import save_model
@@ -84,7 +84,7 @@ def model_artefact(path: Path, seed: int = 0) -> Path:
     model.init_weights(seed)
     with stage_run(path, "model", Resolved(NoSettings(), {}), {}):
         save_model(model, path)
-        byte_tokenizer().save(path)
+        (tokenizer or byte_tokenizer()).save(path)
     return path
 
 

@@ -124,3 +124,15 @@ class AgentBenchConfig(AskingConfig):
     max_observation: int = setting(2000, source="ours", gt=0, doc="characters of a cell's output shown to it")
     interpreter: Limits = setting(Limits(seconds=30.0), source="ours")
     judge: JudgeConfig = setting(JudgeConfig(), source="ours")
+
+
+class TalkConfig(Config):
+    """How far an agent that people talk to may go with one question."""
+
+    max_steps: int = setting(8, source="ours", gt=0, doc="calls an answer may make")
+    max_repeats: int = setting(2, source="ours", gt=0, doc="times one call may be made")
+    max_observation: Count = setting(
+        2000, source="ours", gt=0, doc="characters of a tool's result that the model sees"
+    )
+    tool_seconds: float = setting(30.0, source="ours", gt=0, doc="time limit of one call of a tool")
+    interpreter: Limits = setting(Limits(seconds=30.0, pictures=4, picture_bytes=1 << 20), source="ours")

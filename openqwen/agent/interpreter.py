@@ -9,10 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from openqwen.agent.tools import CallError, Tool
-from openqwen.sandbox import Cell, Kernel
+from openqwen.agent.tools import CallError, Tool, ended_by, was_stopped
+from openqwen.sandbox import Cell, Kernel, Limits
+from openqwen.sandbox.run import required
 
 NAME = "code_interpreter"
+LOST = "(a cell was stopped: the interpreter was started anew before this one, its variables are gone)"
+DECLARATION: dict[str, Any] = {
+    "name_for_human": "Code Interpreter",
+    "name_for_model": NAME,
+    "description_for_model": "Runs Python code and keeps its variables. Print what you want to see.",
+    "parameters": [{"name": "code", "description": "", "required": True, "schema": {"type": "string"}}],
+    "args_format": "code",
+}
+
+
+def start(limits: Limits, folder: Path) -> Interpreter:
+    """An interpreter of its own, with pictures below `folder`; NoSandbox (exit code 78) where none is proven."""
+    return Interpreter(Kernel(limits), folder)
+
+
+def check() -> None:
+    """NoSandbox (exit code 78) where no interpreter could be started; it says what to install."""
+    required()
 
 
 class Interpreter:
@@ -25,6 +44,7 @@ class Interpreter:
         self.kernel, self.folder = kernel, folder
         self.pictures: list[Path] = []
         self.figures: list[dict[str, Any]] = []  # what the pictures show, as data
+        self._lost = False  # variables are gone, and nobody was told
 
     def __enter__(self) -> Interpreter:
         return self
@@ -35,22 +55,18 @@ class Interpreter:
     @property
     def tool(self) -> Tool:
         """The interpreter as the model sees it: arguments are code, not JSON."""
-        declaration = {
-            "name_for_human": "Code Interpreter",
-            "name_for_model": NAME,
-            "description_for_model": "Runs Python code and keeps its variables. Print what you want to see.",
-            "parameters": [
-                {"name": "code", "description": "", "required": True, "schema": {"type": "string"}}
-            ],
-            "args_format": "code",
-        }
-        return Tool(declaration, self.run, self.kernel.patience)
+        return Tool(DECLARATION, self.run, self.kernel.patience)
 
     def run(self, code: str) -> str:
         """What a cell printed, where its pictures lie and which files it made. CallError: what it raised."""
-        cell = self.kernel.run(code)
+        with ended_by(self.kernel.kill):
+            cell = self.kernel.run(code)
+        if was_stopped():
+            self._lost = self._lost or cell.restarted
+            raise CallError("the cell was stopped")
+        lost, self._lost = LOST if self._lost else "", False
         self.figures += cell.figures
-        report = "\n".join(part for part in (cell.text.rstrip(), *self._traces(cell)) if part)
+        report = "\n".join(part for part in (lost, cell.text.rstrip(), *self._traces(cell)) if part)
         if cell.error is not None:
             raise CallError("\n".join(part for part in (report, cell.error.rstrip()) if part))
         return report or "(no output)"

@@ -42,7 +42,10 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """The state of one query. `ended`: answered, plain, invented, unfinished, steps, loop, refused; None while it runs."""
+    """The state of one query.
+
+    `ended`: answered, plain, invented, unfinished, steps, loop, length, refused; None while it runs.
+    """
 
     query: str
     toolbox: Toolbox
@@ -59,11 +62,22 @@ class Conversation:
         asked = [*self.history, {"role": "user", "content": self.query}]
         return react.place_tools(asked, self.toolbox.declarations)
 
+    def certain(self, text: str) -> str:
+        """What of a step that is being written after `reply` will stay in it, whatever follows."""
+        return react.certain_step(self._opened + text).removeprefix(self._opened)
+
+    def counted(self, text: str) -> str:
+        """What of a step that was written after `reply` becomes part of it."""
+        return react.parse_step(self._opened + text).text.removeprefix(self._opened)
+
+    @property
+    def _opened(self) -> str:
+        return "Thought:" if self.turns else ""
+
     def accept(self, text: str) -> None:
         """Takes what the model wrote after `reply` and runs the call in it, if there is one."""
-        opened = "Thought:" if self.turns else ""
-        step = react.parse_step(opened + text)
-        written = self.reply + step.text.removeprefix(opened)
+        step = react.parse_step(self._opened + text)
+        written = self.reply + step.text.removeprefix(self._opened)
         if step.final is not None:
             self._end("answered", step.final, Turn(step.text), written)
         elif step.action is not None:
@@ -74,6 +88,11 @@ class Conversation:
             self._end("unfinished", None, Turn(step.text), written)
         else:
             self._end("plain", step.text, Turn(step.text), written)
+
+    def cut(self, text: str) -> None:
+        """Ends the conversation because the model may write no more; half a call is not run."""
+        text = self.counted(text)
+        self._end("length", None, Turn(text), self.reply + text)
 
     def refuse(self, reason: str) -> None:
         """Ends the conversation because the model does not take it; the trace says why."""

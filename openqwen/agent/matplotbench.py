@@ -77,7 +77,9 @@ class Named:
     def missing(self, figure: Mapping[str, Any]) -> list[str]:
         """What of it a figure (as `inside.describe` tells it) does not show."""
         drawn = [axes for axes in figure.get("axes", []) if isinstance(axes, dict)]
+        whole = figure.get("suptitle")
         shown = {_plain(text) for axes in drawn for text in _texts(axes)}
+        shown |= {_plain(whole)} if isinstance(whole, str) else set()
         lacking = [text for text in self.texts if _plain(text) not in shown]
         return lacking + ([f"{self.axes} subplots"] if len(drawn) < self.axes else [])
 
@@ -86,12 +88,11 @@ _QUOTED = re.compile(r"'([^'\n]+)'|\"([^\"\n]+)\"|“([^”\n]+)”")
 _CUE = re.compile(r"\b(?:titled?|titles|label(?:s|l?ed|l?ing)?|the text)\b", re.IGNORECASE)
 # What may stand between such a word and the text it is about; quotes are other texts of the same list.
 _BETWEEN = re.compile(
-    r"(?:[\s,:]|\b(?:the|a|of|as|is|to|be|should|that|says|and|chart|plot|subplots?|axes|axis|[xy]-axis|[xy]|"
-    r"first|second|third|line|curve|data|sets|clear)\b|'[^'\n]+'|\"[^\"\n]+\"|“[^”\n]+”)*",
+    r"(?:[\s,:]|\b(?:the|a|of|as|is|to|be|should|that|says|and|chart|plot|subplots?|axes|axis|[xyz]-axis|[xyz]|"
+    r"whole|entire|overall|main|figure|first|second|third|line|curve|data|sets|clear)\b|'[^'\n]+'|\"[^\"\n]+\"|“[^”\n]+”)*",
     re.IGNORECASE,
 )
-# A title of the whole figure and what belongs to a third axis are not in the figure's description.
-_UNSEEN = re.compile(r"\b(?:figure|overall|main|subtitle|z|z-axis)\b", re.IGNORECASE)
+_UNSEEN = re.compile(r"\bsubtitle\b", re.IGNORECASE)  # in the figure's description there is none
 _GRID = re.compile(r"(\w+) ?x ?(\w+) (?:grid|subplots?|mosaic)|(\w+) rows? and (\w+) columns?", re.IGNORECASE)
 _COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4, **{str(n): n for n in range(1, 10)}}
 
@@ -101,8 +102,8 @@ def named(instruction: str) -> Named:
     texts = []
     for quoted in _QUOTED.finditer(instruction):
         before = re.split(r"[.;]\s|\n", instruction[: quoted.start()])[-1]
-        cues = list(_CUE.finditer(before))
-        if cues and _BETWEEN.fullmatch(before, cues[-1].end()) and not _UNSEEN.search(before):
+        cued = any(_BETWEEN.fullmatch(before, cue.end()) for cue in _CUE.finditer(before))
+        if cued and not _UNSEEN.search(before):
             texts.append(next(group for group in quoted.groups() if group).strip().rstrip(",."))
     grid = _GRID.search(instruction)
     sides = [_COUNTS.get(side.lower(), 0) for side in (grid.groups() if grid else ()) if side]
@@ -111,7 +112,7 @@ def named(instruction: str) -> Named:
 
 def _texts(axes: Mapping[str, Any]) -> list[str]:
     """All that is written in a pair of axes."""
-    single = [axes.get(name) for name in ("title", "xlabel", "ylabel")]
+    single = [axes.get(name) for name in ("title", "xlabel", "ylabel", "zlabel")]
     lists = [axes.get(name) for name in ("legend", "xticks", "yticks", "texts")]
     return [
         text

@@ -10,11 +10,12 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from openqwen.agent.tools import CallError, Tool
+from openqwen.agent.tools import CallError, Tool, ended_by
 from openqwen.core.errors import OpenQwenError, UsageError
 
 START = 30.0  # seconds for a server to start and to name its tools
@@ -86,9 +87,13 @@ def _tool(found: Any, client: Any, portal: Any, seconds: float) -> Tool:
     def call(**arguments: Any) -> str:
         check(arguments)
         try:
-            result = portal.call(
+            running = portal.start_task_soon(
                 partial(client.call_tool, found.name, arguments, read_timeout_seconds=seconds)
             )
+            with ended_by(running.cancel):
+                result = running.result()
+        except CancelledError as error:
+            raise CallError("the call was stopped") from error
         except Exception as error:
             raise CallError(_reason(error)) from error
         text = _text(result)

@@ -18,11 +18,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from openqwen.agent.mcp import open_server
-from openqwen.agent.tools import CallError, Tool, from_function
+from openqwen.agent.tools import CallError, Tool, ended_by, from_function
 from openqwen.chat import react
 from openqwen.core.errors import UsageError
 
@@ -61,7 +62,7 @@ def from_file(path: Path) -> list[Tool]:
             f"the file does not run: {type(error).__name__}: {error}", where=str(path)
         ) from error
     found = [
-        from_function(value)
+        replace(from_function(value), file=path)
         for name, value in vars(module).items()
         if inspect.isfunction(value) and not name.startswith("_") and value.__module__ == module.__name__
     ]
@@ -155,9 +156,10 @@ def _run(command: Sequence[str], arguments: Mapping[str, Any], seconds: float) -
     with process:
         assert process.stdout is not None
         try:
-            output = process.stdout.read(_OUTPUT + 1)
-            if len(output) <= _OUTPUT:
-                process.wait()
+            with ended_by(kill):
+                output = process.stdout.read(_OUTPUT + 1)
+                if len(output) <= _OUTPUT:
+                    process.wait()
         finally:
             timer.cancel()
             kill()

@@ -7,14 +7,17 @@ and that whatever goes wrong in a call comes back to the model as an observation
 from __future__ import annotations
 
 import ast
+import contextlib
+import contextvars
 import inspect
 import json
 import operator
 import re
 import threading
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from openqwen.chat import react
@@ -43,15 +46,64 @@ class Tool:
     """A declaration in Qwen's plugin form (or OpenAI's function form) and what runs it.
 
     seconds: of a tool that keeps a time limit by itself, how long until it has answered for certain; None: the toolbox's.
+    file: the Python file whose function it is.
     """
 
     declaration: Mapping[str, Any]
     function: Callable[..., Any]
     seconds: float | None = None
+    file: Path | None = None
 
     @property
     def name(self) -> str:
         return react.tool_name(self.declaration)
+
+
+class Call:
+    """A call while it runs. `stop` may come from any thread."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()  # nobody waits for it any longer
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._end: Callable[[], None] | None = None
+
+    def stop(self) -> None:
+        """Ends what runs in a way that makes the tool return; a tool that knows none is left behind."""
+        with self._lock:
+            self.stopped = True
+            if self._end is None:
+                self.over.set()
+            else:
+                self._end()
+
+    @contextlib.contextmanager
+    def ended_by(self, end: Callable[[], None]) -> Iterator[None]:
+        """While this lasts, `end` is what stops the call."""
+        with self._lock:
+            if self.stopped:
+                raise CallError("the call was stopped")
+            self._end = end
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end = None
+
+
+_CALL: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
+
+
+def ended_by(end: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """For tools: while this lasts, `end` stops the running call from another thread, and the tool then returns."""
+    call = _CALL.get()
+    return contextlib.nullcontext() if call is None else call.ended_by(end)
+
+
+def was_stopped() -> bool:
+    """For tools: whether the running call was stopped, so that nobody reads what it returns."""
+    call = _CALL.get()
+    return call is not None and call.stopped
 
 
 def from_function(function: Callable[..., Any], human: str | None = None) -> Tool:
@@ -169,6 +221,8 @@ class Toolbox:
     def __init__(self, tools: Iterable[Tool], seconds: float = 5.0, max_observation: int = 1000) -> None:
         self.tools = {tool.name: tool for tool in tools}
         self.seconds, self.max_observation = seconds, max_observation
+        self._call: Call | None = None
+        self._stopped = False
 
     @property
     def declarations(self) -> list[Mapping[str, Any]]:
@@ -182,9 +236,21 @@ class Toolbox:
             tool = self.tools[name]
             values = read_arguments(arguments, tool.declaration)
             seconds = self.seconds if tool.seconds is None else tool.seconds
-            return self.shorten(_as_text(_within(seconds, tool.function, values))), None
+            self._call = Call()
+            if self._stopped:
+                raise CallError("the call was stopped")
+            return self.shorten(as_text(_within(seconds, self._call, tool.function, values))), None
         except CallError as error:
             return self.shorten(f"Error: {error}"), self.shorten(str(error))
+        finally:
+            self._call = None
+
+    def stop(self) -> None:
+        """Ends the call that another thread makes, if one does, and lets none begin after it."""
+        self._stopped = True
+        call = self._call
+        if call is not None:
+            call.stop()
 
     def shorten(self, text: str) -> str:
         """At most `max_observation` characters, and says what was left out."""
@@ -193,7 +259,8 @@ class Toolbox:
         return f"{text[: self.max_observation]} ... ({len(text) - self.max_observation} more characters)"
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """What a tool returned as the model reads it; CallError for what is no text and no JSON."""
     if isinstance(value, str):
         if "\0" in value:
             raise CallError(f"the tool returned {len(value)} characters that are not text")
@@ -208,30 +275,35 @@ def _as_text(value: Any) -> str:
         raise CallError(f"the tool returned something that is not JSON: {error}") from error
 
 
-def _within(seconds: float, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+def _within(seconds: float, call: Call, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     """Runs a call in a daemon thread: one that hangs costs its thread, not the conversation."""
     box: list[Any] = []
 
     def work() -> None:
+        _CALL.set(call)
         try:
             box.append((True, function(**values)))
         except BaseException as error:  # whatever a tool raises, sys.exit() too, is the model's to read
             box.append((False, error))
+        call.over.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        call.over.wait(seconds)
+    except BaseException:  # Ctrl-C
+        call.stop()
+        raise
     if not box:
-        raise CallError(f"no result after {seconds:g} seconds")
+        raise CallError("the call was stopped" if call.stopped else f"no result after {seconds:g} seconds")
     done, value = box[0]
     if isinstance(value, CallError):
         raise value
     if not done:
-        raise CallError(_described(value))
+        raise CallError(described(value))
     return value
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Type and message of what a tool raised; an exception that cannot be printed has its type only."""
     try:
         return f"{type(error).__name__}: {error}"

@@ -52,6 +52,7 @@ _HINTS = {
     "code": " Enclose the code within triple backticks (`) at the beginning and end of the code.",
 }
 # Labels count only at the start of a line; what stands inside a line is somebody's text.
+LABELS = ("Thought:", "Action:", "Action Input:", "Observation:", "Final Answer:")
 LABEL = re.compile(r"(?m)^(Thought|Action|Action Input|Observation|Final Answer):")
 
 
@@ -116,13 +117,18 @@ def final_text(final: str, thought: str = KNOWN) -> str:
     return f"Thought: {thought}\nFinal Answer: {final}"
 
 
+def observation_parts(observation: str) -> tuple[str, str, str]:
+    """What follows a call: the label, the tool's own words, and the label of the next thought."""
+    return "\nObservation: ", clean(observation), "\nThought:"
+
+
 def continue_reply(reply: str, observation: str) -> str:
     """A reply that ended in a call, with the tool's result, open for the next thought.
 
     Cut after "Thought:" on purpose: the pre-tokeniser splits there, hence the ids of this text are a prefix of the
     ids of the whole reply as it is trained.
     """
-    return f"{reply.rstrip()}\nObservation: {clean(observation)}\nThought:"
+    return reply.rstrip() + "".join(observation_parts(observation))
 
 
 def reply_text(steps: Sequence[Mapping[str, Any]], final: str) -> str:
@@ -230,6 +236,13 @@ def parse_step(text: str) -> Step:
             invented = rest[1].strip() if rest and rest[0] == "Observation" else None
             return Step(call, thought, body.strip() or None, arguments, invented=invented or None)
     return Step(text.rstrip(), thought)
+
+
+def certain_step(text: str) -> str:
+    """What of a step no later text can take back, as far as it is written: `parse_step` of the whole begins with it."""
+    line = text.rfind("\n") + 1
+    begun = any(label.startswith(text[line:]) for label in LABELS)
+    return parse_step(text[:line] if begun else text).text
 
 
 def _parts(text: str) -> list[tuple[str, str, int, int]]:

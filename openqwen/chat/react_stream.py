@@ -11,9 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from openqwen.chat.react import LABEL, drop_partial_stop
+from openqwen.chat.react import LABEL, LABELS, drop_partial_stop
 
-_NAMES = ("Thought:", "Action:", "Action Input:", "Observation:", "Final Answer:")
 _END = re.compile(r"(?m)^(Observation):")
 
 
@@ -79,7 +78,7 @@ class ReplyStream:
     def _certain(self) -> int:
         """How many of the held characters are neither white space at the end nor a label's beginning."""
         line = self._held.rfind("\n") + 1
-        names = ("Observation:",) if self._state == "final" else _NAMES
+        names = ("Observation:",) if self._state == "final" else LABELS
         begins = (line or self._line) and any(name.startswith(self._held[line:]) for name in names)
         return len((self._held[:line] if begins else self._held).rstrip())
 

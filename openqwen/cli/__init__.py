@@ -49,6 +49,16 @@ COMMANDS = (
     ("report", "openqwen.cli.report:report", "Artefacts on one page: curves, figures, tables, samples."),
     ("table", "openqwen.cli.table:table", "Print a table of the report, published and ours."),
     ("chat", "openqwen.cli.serve:chat", "Chat with a model in the terminal."),
+    (
+        "long-code",
+        "openqwen.cli.training:long_code",
+        "§4    Perplexity of long files of code, with and without their repository.",
+    ),
+    (
+        "complete",
+        "openqwen.cli.complete:complete",
+        "§4    Go on with a program at a place, knowing its repository.",
+    ),
     ("serve", "openqwen.cli.serve:serve", "OpenAI-compatible server with a chat page."),
     ("sandbox", "openqwen.cli.sandbox:app", "Prove what the sandbox of generated code contains here."),
     (

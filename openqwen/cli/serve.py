@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from openqwen.core.errors import UsageError
 
@@ -20,6 +20,8 @@ Quantise = Annotated[
 Cache = Annotated[
     Literal["int8"] | None, Parameter(help="Hold what was read in 8 bits: more and longer replies at once.")
 ]
+Above0 = Annotated[int, Parameter(validator=validators.Number(gt=0))]
+Seconds = Annotated[float, Parameter(validator=validators.Number(gt=0))]
 
 
 def chat(
@@ -63,6 +65,18 @@ def serve(
     also: list[str] | None = None,
     reward: Path | None = None,
     preferences: Path | None = None,
+    tools: Annotated[
+        list[str] | None,
+        Parameter(help="FILE.py, FILE.json, or mcp: and a server's address or command; may be repeated."),
+    ] = None,
+    interpreter: Annotated[
+        bool, Parameter(negative="", help="Also give it Python in the sandbox, kept from reply to reply.")
+    ] = False,
+    max_steps: Above0 = 8,
+    max_observation: Above0 = 2000,
+    tool_seconds: Seconds = 30.0,
+    cell_seconds: Seconds = 30.0,
+    conversations: Above0 = 16,
 ) -> int:
     """Serves an OpenAI-compatible endpoint at /v1 and a chat page at /.
 
@@ -84,9 +98,21 @@ def serve(
         A reward model, whose score the chat page shows beside each reply.
     preferences
         The folder in which preferences.jsonl grows by a line for each choice made in the chat page.
+    max_steps
+        Calls a reply with the server's tools may make.
+    max_observation
+        Characters of a tool's result that the model sees.
+    tool_seconds
+        Time limit of a tool's call.
+    cell_seconds
+        Time limit of a cell in the interpreter.
+    conversations
+        Conversations that may hold an interpreter and tools at once.
     """
+    from openqwen.serve.config import AgentConfig
     from openqwen.serve.server import serve as run_server
 
+    limits = AgentConfig().interpreter.model_copy(update={"seconds": cell_seconds})
     run_server(
         model,
         host=host,
@@ -102,6 +128,15 @@ def serve(
         also=named_paths(also or []),
         reward=reward,
         preferences=preferences,
+        tools=tools or (),
+        interpreter=interpreter,
+        agent=AgentConfig(
+            max_steps=max_steps,
+            max_observation=max_observation,
+            tool_seconds=tool_seconds,
+            interpreter=limits,
+            conversations=conversations,
+        ),
     )
     return 0
 

@@ -47,6 +47,7 @@ pmp = command_of("pmp")
 reward = command_of("reward")
 ppo = command_of("ppo")
 evaluate = command_of("evals")
+long_code = command_of("long_code")
 
 
 def extend(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from openqwen.core.config import Config, Count, setting
 from openqwen.data.config import CodeConfig, DecontaminateConfig, DedupConfig
 
@@ -41,3 +43,20 @@ class RepositoriesConfig(Config):
         30_000, source="ours", doc="of a document; about the 8192 tokens of report §4.1", gt=0
     )
     bad_fraction: float = setting(0.1, source="ours", doc="share of unreadable files allowed", ge=0, le=1)
+
+
+class LongCodeConfig(Config):
+    """Perplexity of long files of code by position, with and without their repository. Report §4 has no such table."""
+
+    length: int | None = setting(
+        None, source="ours", doc="tokens read at once; none: what the model was trained with", ge=32
+    )
+    share: float = setting(
+        0.5, source="ours", doc="of them that files of the repository may take", gt=0, lt=1
+    )
+    buckets: int = setting(5, source="ours", doc="columns, each twice as wide as the one before", ge=2, le=12)
+    files: int = setting(64, source="ours", doc="read at most", gt=0)
+    per_repository: int = setting(8, source="ours", doc="files of one repository at most", gt=0)
+    dtype: Literal["float32", "bfloat16"] = setting("float32", source="ours")
+    device: str | None = setting(None, source="ours", doc="None: the CPU")
+    seed: int = setting(1234, source="ours", doc="of the choice of files and of the bootstrap", ge=0)

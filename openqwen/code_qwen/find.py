@@ -33,7 +33,7 @@ class Repository:
         self._look_for_submodules(bad)
         for path in walk(self.root, bad):
             if not self.inner.intersection(path.parents):
-                yield printable(path.relative_to(self.root).as_posix()), path
+                yield path_within(self.root, path), path
 
     def _look_for_submodules(self, bad: Bad) -> None:
         listed = self.root / ".gitmodules"
@@ -41,8 +41,15 @@ class Repository:
             return
         for name in _SUBMODULE.findall(listed.read_text(encoding="utf-8", errors="replace")):
             folder = self.root / name
-            if ".." in Path(name).parts or not folder.is_dir() or not any(folder.iterdir()):
+            leads_out = ".." in Path(name).parts or Path(name).is_absolute()
+            if leads_out or not folder.is_dir() or not any(folder.iterdir()):
                 bad.note(folder, "submodule that is not checked out")
+
+
+def path_within(root: Path, path: Path) -> str:
+    """A file's name in documents: one line of UTF-8, whatever letters it has."""
+    name = printable(path.relative_to(root).as_posix())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def repositories(root: Path) -> list[Repository]:

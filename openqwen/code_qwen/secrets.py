@@ -11,23 +11,66 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
+# The forms that providers give their keys, by what those begin with.
+_FORMS = (
+    r"(?:AKIA|ASIA)[0-9A-Z]{16}", r"AIza[0-9A-Za-z_-]{35}", r"GOCSPX-[0-9A-Za-z_-]{28}", r"ya29\.[0-9A-Za-z_-]{20,}",
+    r"1//0[0-9A-Za-z_-]{30,}", r"AAAA[0-9A-Za-z_-]{7}:[0-9A-Za-z_-]{100,}",  # Amazon, Google
+    r"gh[pousr]_[A-Za-z0-9]{36,}", r"github_pat_[A-Za-z0-9_]{50,}", r"gl(?:pat|dt|rt|ptt|cbt|soat)-[A-Za-z0-9_-]{20,}",
+    r"GR1348941[A-Za-z0-9_-]{20}", r"xox[abeprs]-[A-Za-z0-9-]{10,}", r"xapp-\d-[A-Z0-9]+-\d+-[a-z0-9]+",
+    r"sk-[A-Za-z0-9_-]{20,}", r"hf_[A-Za-z0-9]{30,}", r"gsk_[A-Za-z0-9]{40,}", r"r8_[A-Za-z0-9]{37}",
+    r"[sr]k_(?:live|test|prod)_[A-Za-z0-9]{16,}", r"whsec_[A-Za-z0-9+/=]{24,}", r"sq0(?:atp|csp|idp)-[A-Za-z0-9_-]{22,}",
+    r"(?:AC|SK)[0-9a-f]{32}", r"SG\.[A-Za-z0-9_-]{20,24}\.[A-Za-z0-9_-]{39,50}", r"key-[0-9a-f]{32}",
+    r"[0-9a-f]{32}-us\d{1,2}", r"npm_[A-Za-z0-9]{36}", r"pypi-AgE[A-Za-z0-9_-]{50,}", r"dckr_(?:pat|oat)_[A-Za-z0-9_-]{20,}",
+    r"do[opr]_v1_[0-9a-f]{64}", r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}", r"\d{8,10}:AA[A-Za-z0-9_-]{33}",
+    r"[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,38}",  # Telegram's and Discord's bots
+    r"EAA[A-Za-z0-9]{60,}", r"lin_api_[A-Za-z0-9]{40}", r"secret_[A-Za-z0-9]{43}", r"ntn_[A-Za-z0-9]{40,}",
+    r"dapi[0-9a-f]{32}", r"NRAK-[A-Z0-9]{27}", r"gl(?:sa|c)_[A-Za-z0-9+/=_]{32,}", r"sntry[su]_[A-Za-z0-9+/=_]{40,}",
+    r"AGE-SECRET-KEY-1[A-Z0-9]{58}", r"hv[sbr]\.[A-Za-z0-9_-]{24,}", r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}",
+    r"pscale_(?:tkn|pw|oauth)_[A-Za-z0-9_.-]{32,}", r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}", r"LTAI[A-Za-z0-9]{16,24}",
+    r"[A-Za-z0-9_~.]{3}8Q~[A-Za-z0-9_~.-]{31,34}", r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+)  # fmt: skip
 _KEYS = re.compile(
-    r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----.{0,8000}?-----END (?P=kind)-----"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{50,}\b|\bglpat-[A-Za-z0-9_-]{20,}"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\bAIza[0-9A-Za-z_-]{35}\b|\bsk-[A-Za-z0-9_-]{20,}\b|\bhf_[A-Za-z0-9]{30,}\b"
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY(?: BLOCK)?)-----.{0,8000}?-----END (?P=kind)-----"
+    rf"|(?<![A-Za-z0-9_])(?:{'|'.join(_FORMS)})(?![A-Za-z0-9])",
     re.S,
+)
+# What stands before a secret that has no form of its own: an address of a hook, a part of a connection.
+_BEHIND = re.compile(
+    r"(?P<name>hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/\d{15,20}/|(?:Account|SharedAccess)Key=)"
+    r"(?P<value>[A-Za-z0-9_+/=-]{20,200})"
+)
+_LOGIN = re.compile(
+    r"(?P<name>\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"']{1,64}:)(?P<value>[^\s:/@\"']{8,100})(?=@)"
 )
 # Names and values are bounded: without that, a long name costs the square of its length.
 _ASSIGNED = re.compile(
     r"(?i)(?P<name>(?:passw(?:or)?d|passwd|secret|token|api_?key|access_?key|private_?key|credential)\w{0,40}"
     r"[\"']?\s{0,20}(?::=|=>|[:=])\s{0,20})(?P<quote>[\"'])(?P<value>[^\"'\s]{8,200})(?P=quote)"
 )
+# The same without quotes, as shells have it: nothing else is on the line.
+_BARE = re.compile(
+    r"(?im)^(?P<name>[ \t]{0,20}(?:export[ \t]+)?\w{0,40}(?:passw(?:or)?d|passwd|secret|token|api_?key|access_?key)"
+    r"\w{0,40}=)(?P<value>[A-Za-z0-9_+/=~.-]{12,200})$"
+)
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?P<host>(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})\b")
 _IP = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+_IN_ADDRESS = re.compile(r"://[^\s/@\"']*$")  # before user:password@host, or git@host
 _EXAMPLES = re.compile(r"(?i)(^|\.)(example|test|localhost|invalid|local)(\.|$)|^example\.")
+# Name servers for everybody, which programs name without giving anybody away.
+_RESOLVERS = frozenset(
+    [
+        "8.8.8.8",
+        "8.8.4.4",
+        "1.1.1.1",
+        "1.0.0.1",
+        "9.9.9.9",
+        "149.112.112.112",
+        "208.67.222.222",
+        "208.67.220.220",
+    ]
+)
 _DRAWN = 3.0  # bits a character from which on a value looks drawn by chance
 
 
@@ -44,15 +87,31 @@ def clean(text: str) -> tuple[str, Counter[str]]:
             return match.group(0)
         return put("password", f"{match['name']}{match['quote']}<PASSWORD>{match['quote']}")
 
+    def bare(match: re.Match[str]) -> str:
+        if not _looks_drawn(match["value"]):
+            return match.group(0)
+        return put("password", f"{match['name']}<PASSWORD>")
+
+    def login(match: re.Match[str]) -> str:
+        if len(re.findall("[a-z][A-Z]", match["value"])) >= 3:  # no word, digits or not
+            return put("password", f"{match['name']}<PASSWORD>")
+        return bare(match)
+
     def email(match: re.Match[str]) -> str:
-        return match.group(0) if _EXAMPLES.search(match["host"]) else put("email", "<EMAIL>")
+        before = match.string[max(0, match.start() - 200) : match.start()]
+        if _EXAMPLES.search(match["host"]) or _IN_ADDRESS.search(before) or match.group(0).startswith("git@"):
+            return match.group(0)
+        return put("email", "<EMAIL>")
 
     def address(match: re.Match[str]) -> str:
         return put("ip", "<IP>") if _is_public(match.group(0)) else match.group(0)
 
     steps: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         (_KEYS, lambda match: put("key", "<KEY>")),
+        (_BEHIND, lambda match: put("key", f"{match['name']}<KEY>")),
+        (_LOGIN, login),
         (_ASSIGNED, assigned),
+        (_BARE, bare),
         (_EMAIL, email),
         (_IP, address),
     )
@@ -70,8 +129,13 @@ def _looks_drawn(value: str) -> bool:
 
 
 def _is_public(text: str) -> bool:
+    """Whether a text is somebody's address: not one that is reserved, nor 1.2.3.4 or 7.7.7.7, which are examples."""
     try:
         found = ipaddress.IPv4Address(text)
     except ValueError:  # a version, or no address
         return False
-    return found.is_global and not text.endswith(".0.0")
+    numbers = list(found.packed)
+    steps = {b - a for a, b in pairwise(numbers)}
+    return (
+        found.is_global and not text.endswith(".0.0") and text not in _RESOLVERS and steps not in ({0}, {1})
+    )

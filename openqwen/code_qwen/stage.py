@@ -130,9 +130,14 @@ def read_repository(repository: Repository, config: RepositoriesConfig, bad: Bad
                 bad.skip(place, why)
                 continue
             bad.seen += 1
-            file.text = decode_page(data)[0].replace("\r\n", "\n")
+            file.text = text_of(data)
             _judge(file, folders, config)
         yield file
+
+
+def text_of(data: bytes) -> str:
+    """A program's text, its lines ended as Unix has it."""
+    return decode_page(data)[0].replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _head(path: Path) -> str:

@@ -33,6 +33,7 @@ from openqwen.core.metrics import Metrics, read_metrics
 _RECORDS = {"metrics.jsonl", "throughput.jsonl", "incidents.jsonl", "log.txt"}
 _SIDE_FILES = _RECORDS | {"STARTED", "manifest.json", "origin.json", "DONE", ".lock"}
 _SIDE_DIRS = {"checkpoints", "tensorboard"}
+_DONE = ("kind", "fingerprint", "content", "manifest")  # what DONE holds
 
 
 def sha256_file(path: Path) -> str:
@@ -48,7 +49,8 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """sha256 of the canonical JSON of a value."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    # Names of files need not be UTF-8.
+    return hashlib.sha256(canonical(value).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 @contextmanager
@@ -134,6 +136,7 @@ class Artifact:
     kind: str
     fingerprint: str
     content: str  # digest over the result files: equal content means equal input for whoever reads it
+    record: str | None = None  # sha256 of manifest.json; None: made before DONE held one
 
     def file(self, name: str) -> Path:
         """The path of one of its files; DataError if it is missing."""
@@ -144,7 +147,16 @@ class Artifact:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return json.loads(self.file("manifest.json").read_text(encoding="utf-8"))
+        """manifest.json. DataError if it is not what it was when the stage ended."""
+        data = self.file("manifest.json").read_bytes()
+        try:
+            if self.record not in (None, hashlib.sha256(data).hexdigest()):
+                raise ValueError("it does not have its hash")
+            return json.loads(data)
+        except ValueError as error:
+            raise DataError(
+                f"manifest.json is damaged: {error}", where=str(self.path), fix="make it again"
+            ) from error
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -158,8 +170,12 @@ def find(path: Path) -> Artifact | None:
         return None
     try:
         record = json.loads(done.read_text(encoding="utf-8"))
-        return Artifact(path, record["kind"], record["fingerprint"], record["content"])
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        if unknown := record.keys() - _DONE:
+            raise ValueError(f"{min(unknown)!r} is not known")
+        return Artifact(
+            path, record["kind"], record["fingerprint"], record["content"], record.get("manifest")
+        )
+    except (ValueError, KeyError, AttributeError) as error:
         raise DataError(
             f"DONE is damaged: {error}", where=str(done), fix="delete the folder and run again"
         ) from error
@@ -265,6 +281,35 @@ def damage(found: Artifact) -> dict[str, str]:
     return dict(sorted((gone | changed | dict.fromkeys(now.keys() - then.keys(), "added")).items()))
 
 
+def check_intact(value: Artifact | Path) -> None:
+    """DataError unless an artefact's results, or a file that lies in one, are to the byte what the stage left.
+
+    Everything is read once; files and folders that belong to no artefact are not judged. Logs and metrics are no results.
+    """
+    found = value if isinstance(value, Artifact) else find(value if value.is_dir() else value.parent)
+    if found is None:
+        return
+    manifest = found.manifest
+    content = _content(found.kind, manifest.get("outputs", {}))
+    said = [manifest.get(key) for key in ("kind", "fingerprint", "content")]
+    if not said == [found.kind, found.fingerprint, content] == [found.kind, found.fingerprint, found.content]:
+        raise DataError("DONE and manifest.json disagree", where=str(found.path), fix="make it again")
+    hashes = {found.path / name: digest for name, digest in manifest["outputs"].items()}
+    wanted = list(hashes) if isinstance(value, Artifact) or value.is_dir() else [value]
+    for path in wanted:
+        if path in hashes and not (path.is_file() and sha256_file(path) == hashes[path]):
+            raise DataError(
+                f"{'changed' if path.exists() else 'missing'} since it was finished",
+                where=str(path),
+                fix="make it again; to use a file that you have changed yourself, copy it out of the folder",
+            )
+
+
+def _content(kind: str, outputs: Mapping[str, str]) -> str:
+    """Digest of an artefact's kind and results; its settings are not among them."""
+    return digest({"kind": kind, "outputs": {k: v for k, v in outputs.items() if k != "config.toml"}})
+
+
 @dataclass
 class Run:
     """An open stage directory: where a stage writes."""
@@ -316,10 +361,11 @@ class Run:
     def _finish(self) -> Artifact:
         for file in self._metrics:
             file.close()
+        for leftover in self.path.rglob(".*.tmp"):  # of `replacing`, in a process that was killed
+            if leftover.is_file():
+                leftover.unlink()
         outputs = output_hashes(self.path)
-        content = digest(
-            {"kind": self.kind, "outputs": {k: v for k, v in outputs.items() if k != "config.toml"}}
-        )
+        content = _content(self.kind, outputs)
         write_json(
             self.path / "manifest.json",
             {
@@ -333,9 +379,9 @@ class Run:
                 "environment": environment(),
             },
         )
-        record = {"kind": self.kind, "fingerprint": self.fingerprint, "content": content}
-        write_atomic(self.path / "DONE", canonical(record) + "\n")
-        return Artifact(self.path, self.kind, self.fingerprint, content)
+        values = (self.kind, self.fingerprint, content, sha256_file(self.path / "manifest.json"))
+        write_atomic(self.path / "DONE", canonical(dict(zip(_DONE, values))) + "\n")
+        return Artifact(self.path, *values)
 
 
 def _relative(value: Artifact | Path, base: Path) -> str:
@@ -372,7 +418,7 @@ def stage_run(
 
     An unfinished directory of the same fingerprint is continued (`run.resumed`); one of another fingerprint is
     cleared first, a finished one too. Two processes on one directory refuse each other. UsageError for a directory
-    that holds files of somebody else.
+    that holds files of somebody else, DataError for an input that is not what its stage left.
 
         with stage_run(out, "base", resolved, {"tokens": tokens}) as run:
             ...
@@ -380,6 +426,8 @@ def stage_run(
     """
     path = Path(path)
     config = resolved.config
+    for value in inputs.values():
+        check_intact(value)
     mark = fingerprint(kind, config, inputs)
     with alone_in(path):
         started = path / "STARTED"

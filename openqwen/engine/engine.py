@@ -162,7 +162,8 @@ class Engine:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         way = self.model.config.extension if extension is None else extension
         self._check(ids, sampling, way)
-        text = TextStream(self.tokenizer, sampling.stop) if stream or sampling.stop else None
+        cuts = bool(sampling.stop) or sampling.cutter is not None
+        text = TextStream(self.tokenizer, sampling.stop, sampling.cutter) if stream or cuts else None
         sequence = Sequence(self._next, ids, sampling, self._stop_ids(sampling), text, way)
         sequence.guide = guide or self.guide(sampling)
         if sampling.penalised:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from openqwen.core.errors import UsageError
 from openqwen.engine.constraint import Constraint
+from openqwen.engine.text import Cutter
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 1000
@@ -25,6 +26,7 @@ class Sampling:
     temperature: 0 is greedy. top_p, top_k, min_p: truncation; 1.0, None and 0.0 are off.
     stop_ids: ids that end the reply; None means the tokenizer's end tokens (<|endoftext|>, <|im_end|>,
         <|im_start|>), () means none. stop: strings that end it and are cut from its text.
+    cutter: a rule that ends it by what its text says, and cuts that off.
     seed: the whole reply is a function of (model, prompt, settings, seed), whatever else is running.
     logprobs: report the model's own log-probability of each token and this many alternatives (0: none).
     prompt_logprobs: the same for the prompt's tokens. support: return the ids each token was drawn from.
@@ -40,6 +42,7 @@ class Sampling:
     max_tokens: int = 128
     stop_ids: tuple[int, ...] | None = None
     stop: tuple[str, ...] = ()
+    cutter: Cutter | None = None
     seed: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None

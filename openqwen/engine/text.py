@@ -7,7 +7,7 @@ the text that could begin one is held back until the next token decides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from openqwen.tokenizer.stream import StreamDecoder
 
@@ -15,13 +15,33 @@ if TYPE_CHECKING:
     from openqwen.tokenizer import Tokenizer
 
 
-class TextStream:
-    """Turns ids into text deltas. `stopped` is the stop string found, if any; `text` all that was released."""
+class Cutter(Protocol):
+    """A rule that ends a reply by what its text says, such as the end of a function (code_qwen/stop.py)."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    def start(self) -> Cutter:
+        """A fresh one, for one reply."""
+
+    def push(self, text: str) -> str:
+        """The text that has become certain; from the end on nothing."""
+
+    def finish(self) -> str:
+        """What was held back, when no further text will come."""
+
+
+class TextStream:
+    """Turns ids into text deltas. `stopped` is the stop string found or the cutter's name; `text` all released."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), cutter: Cutter | None = None) -> None:
         self._decoder = StreamDecoder(tokenizer)
         self._special = frozenset(tokenizer.special.values())
         self._stop = tuple(stop)
+        self._cutter = cutter.start() if cutter is not None else None
         self._held = ""
         self._parts: list[str] = []
         self.stopped: str | None = None
@@ -42,8 +62,8 @@ class TextStream:
             return ""
         delta = self._take(self._decoder.finish())
         if self.stopped is None:
-            self._parts.append(self._held)
-            delta, self._held = delta + self._held, ""
+            held, self._held = self._held, ""
+            delta += self._release(held, last=True)
         return delta
 
     def _take(self, new: str) -> str:
@@ -57,8 +77,18 @@ class TextStream:
         else:
             cut = len(text) - held_back(text, self._stop)
             release, self._held = text[:cut], text[cut:]
-        self._parts.append(release)
-        return release
+        return self._release(release, last=found is not None)
+
+    def _release(self, text: str, last: bool = False) -> str:
+        """Passes on what no stop string holds back, as far as the cutter lets it."""
+        if self._cutter is not None:
+            text = self._cutter.push(text)
+            if last and not self._cutter.ended:
+                text += self._cutter.finish()
+            if self._cutter.ended:
+                self.stopped = self._cutter.name
+        self._parts.append(text)
+        return text
 
 
 def first_stop(text: str, stop: Sequence[str]) -> tuple[int, str] | None:

@@ -1,8 +1,9 @@
 """Does a generated program pass its tests? Only ever decided inside the sandbox.
 
-Report §2.6, §4.3 (pass@1). Ours: a program has passed only if it ran past its tests and then printed a number drawn for
-this run; so leaving early counts for nothing. One that prints that number although a failing test was put before it has
-read its own source, and fails too. So does one whose results are equal to anything.
+Report §2.6, §4.3 (pass@1). Ours: a Python program answers calls from its tests, which run in another sandbox: it sees
+neither them nor what judges them, and its answers are plain data. In the other languages a program has passed only if
+it ran past its tests and then printed a number drawn for this run; so leaving early counts for nothing. One that prints
+that number although a failing test was put before it has read its own source, and fails too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from openqwen import sandbox
-from openqwen.evals.languages import LANGUAGES
+from openqwen.evals.languages import LANGUAGES, SEAM
 
 
 def available() -> str | None:
@@ -40,24 +41,15 @@ def passes(programs: Sequence[str], seconds: float | None = None, language: str 
 
 
 def _passes(program: str, seconds: float, language: str) -> bool:
-    if language == "python" and not _compiles(program):
-        return False
-    return (
-        _reaches_end(program, seconds, language, failing=False)
-        and not _reaches_end(program, seconds, language, failing=True)
-        and not (language == "python" and _equals_anything(program, seconds))
+    if language == "python":
+        code, seam, tests = program.rpartition(SEAM)
+        memory = LANGUAGES[language].memory_mb
+        if not seam or not _compiles(code):
+            return False
+        return sandbox.passes_tests(code, tests, time_limit=seconds, memory_mb=memory)
+    return _reaches_end(program, seconds, language, failing=False) and not _reaches_end(
+        program, seconds, language, failing=True
     )
-
-
-def _equals_anything(program: str, seconds: float) -> bool:
-    """Whether it still passes when its tests compare with a new object, which only a forged equality is equal to."""
-    tree = ast.parse(program)
-    tests = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    equal = [n for test in tests for n in ast.walk(test.test) if isinstance(n, ast.Compare)]
-    equal = [node for node in equal if isinstance(node.ops[0], ast.Eq)]
-    for node in equal:
-        node.comparators[0] = ast.parse("object()", mode="eval").body
-    return bool(equal) and _reaches_end(ast.unparse(tree), seconds, "python", failing=False)
 
 
 def _compiles(program: str) -> bool:
@@ -71,6 +63,7 @@ def _compiles(program: str) -> bool:
 def _reaches_end(program: str, seconds: float, language: str, failing: bool) -> bool:
     mark = secrets.token_hex(16)
     form = LANGUAGES[language]
+    assert form.finish is not None
     done = sandbox.run_program(
         form.finish(program, mark, failing), language=language, time_limit=seconds, memory_mb=form.memory_mb
     )

@@ -1,56 +1,50 @@
 """The six languages of HumanEvalPack: how a program, its tests and the end of a run are put together.
 
 Report §4.3, Table 11. Time limits are those of the set's own scorer, longer for Java and Go, whose compilers
-find nothing prepared in the sandbox. Ours: every program gets a main that calls the
-tests and then prints a number drawn for the run, so that one rule of passing holds for all (code.py).
+find nothing prepared in the sandbox. Ours: a compiled or JavaScript program gets a main that calls the
+tests and then prints a number drawn for the run; a Python program's tests run in a process of their own (code.py).
 """
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Form:
-    """name: as people write it. seconds: for compiling and running. finish: (program with tests, mark, failing)."""
+    """name: as people write it. seconds: for compiling and running. finish: (program with tests, mark, failing).
+
+    finish is None where tests run in a process of their own.
+    """
 
     name: str
     seconds: float
     memory_mb: int
-    finish: Callable[[str, str, bool], str]
+    finish: Callable[[str, str, bool], str] | None
 
 
-# Between a completion and its tests: what a tested function returns must compare as Python's own types do.
-_GUARD = """
-def _guarded(function, kind=type, check=isinstance, own=globals()):
-    def plain(value, depth=0):
-        compare = getattr(kind(value), "__eq__", None)
-        if getattr(compare, "__globals__", None) is own or getattr(compare, "__module__", None) == "__main__":
-            raise AssertionError("the result decides itself what it equals")
-        if depth < 6 and check(value, (list, tuple, set, frozenset)):
-            for part in value:
-                plain(part, depth + 1)
-        if depth < 6 and check(value, dict):
-            for key in value:
-                plain(key, depth + 1)
-                plain(value[key], depth + 1)
-        return value
-    def guarded(*given, **named):
-        return plain(function(*given, **named))
-    return guarded if kind(function) is kind(lambda: 0) else function
-"""
+# Between a Python program and its tests, which run in a process of their own.
+SEAM = "# ---- tests ----"
 
 
-def guard(names: Iterable[str]) -> str:
-    """Python that makes the named functions, where they are functions, return plain results or fail."""
-    lines = [f"if {name!r} in globals(): {name} = _guarded({name})" for name in dict.fromkeys(names)]
-    return "\n".join([_GUARD, *lines, ""])
+def apart(program: str, tests: str) -> str:
+    """A Python program and its tests as one text; the last SEAM divides them."""
+    return f"{program}\n\n{SEAM}\n{tests}\n"
 
 
-def _python(program: str, mark: str, failing: bool) -> str:
-    return f"{program}\n{'assert False' if failing else ''}\nprint('\\n{mark}')\n"
+def given(prompt: str, entry_point: str) -> str:
+    """What a Python prompt defines and imports beside the tested function, which the tests must not get from a program.
+
+    Nothing where the prompt is no whole function head: then there are no lines before it either that could be read.
+    """
+    try:
+        tree = ast.parse(f"{prompt}\n    pass\n")
+    except SyntaxError:
+        return ""
+    return "\n".join(ast.unparse(node) for node in tree.body if getattr(node, "name", None) != entry_point)
 
 
 def _javascript(program: str, mark: str, failing: bool) -> str:
@@ -90,7 +84,7 @@ def _rust(program: str, mark: str, failing: bool) -> str:
 
 
 LANGUAGES: dict[str, Form] = {
-    "python": Form("Python", 10, 512, _python),
+    "python": Form("Python", 10, 512, None),
     "js": Form("JavaScript", 10, 1024, _javascript),
     "java": Form("Java", 30, 2048, _java),
     "go": Form("Go", 180, 2048, _go),

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from openqwen.core.artifact import need_disk, replacing, write_json
+from openqwen.core.artifact import check_intact, need_disk, replacing, write_json
 from openqwen.core.config import validate
 from openqwen.core.errors import OpenQwenError
 from openqwen.core.memory import available_memory
@@ -71,9 +71,11 @@ def load_model(
 
     dtype, dynamic_ntk, logn, windows: None means as the checkpoint says. dropout: for training it further. mapped:
     use the files as memory where dtype and layout allow; None: if the weights are larger than the memory available.
-    DataError for a checkpoint that is incomplete, contradicts its config, is pickled, or holds NaN.
+    DataError for a checkpoint that is incomplete, contradicts its config, is pickled, or holds NaN, and for an
+    artefact that is not what its stage left.
     """
     checkpoint = open_checkpoint(path)
+    check_intact(checkpoint.folder)
     asked = {"dynamic_ntk": dynamic_ntk, "logn": logn, "windows": None if windows is None else tuple(windows)}
     changed = {name: value for name, value in asked.items() if value is not None}
     config = validate(ModelConfig, {**checkpoint.config.model_dump(), **changed, "dropout": dropout})
@@ -91,6 +93,7 @@ def load_scalar(
 ) -> ScalarModel:
     """A reward or value model in eval mode from a reward artefact."""
     checkpoint = open_checkpoint(path, scalar=True)
+    check_intact(checkpoint.folder)
     config = validate(ModelConfig, {**checkpoint.config.model_dump(), "dropout": dropout})
     with torch.device("meta"):
         model = ScalarModel(config)

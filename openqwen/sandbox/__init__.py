@@ -4,6 +4,7 @@ Report §3.4 and §4.3 need generated code to run; how to contain it is ours. A 
 what it really contains, never by a binary's presence; when none passes, nothing is executed.
 """
 
+from openqwen.sandbox.judge import passes_tests
 from openqwen.sandbox.kernel import Cell, Kernel, Limits, Pool
 from openqwen.sandbox.languages import LANGUAGES, missing_tool
 from openqwen.sandbox.run import NoSandbox, Result, backend, run_program
@@ -18,5 +19,6 @@ __all__ = [
     "Result",
     "backend",
     "missing_tool",
+    "passes_tests",
     "run_program",
 ]

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 OUTPUT = "/tmp/.output"
 _FOLDER = "/work"
+_FONTS = "/tmp/.fonts.conf"
 _AXES, _MARKS, _TEXT = 16, 1000, 200  # of a figure told as data
 
 
@@ -69,7 +70,8 @@ def pictures(limit: int, size: int) -> tuple[list[str], list[dict[str, Any]]]:
         figure.savefig(image, format="png")
         if image.tell() <= size:
             drawn.append(base64.b64encode(image.getvalue()).decode())
-            figures.append({"axes": [describe(axes) for axes in figure.axes[:_AXES]]})
+            axes = [describe(one) for one in figure.axes[:_AXES]]
+            figures.append({"suptitle": figure.get_suptitle()[:_TEXT], "axes": axes})
     pyplot.close("all")
     return drawn, figures
 
@@ -83,6 +85,7 @@ def describe(axes: Any) -> dict[str, Any]:
         "title": axes.get_title()[:_TEXT],
         "xlabel": axes.get_xlabel()[:_TEXT],
         "ylabel": axes.get_ylabel()[:_TEXT],
+        "zlabel": axes.get_zlabel()[:_TEXT] if hasattr(axes, "get_zlabel") else "",
         "legend": [text.get_text()[:_TEXT] for text in legend.get_texts()[:_MARKS]] if legend else [],
         "xticks": [label.get_text()[:_TEXT] for label in axes.get_xticklabels()[:_MARKS]],
         "yticks": [label.get_text()[:_TEXT] for label in axes.get_yticklabels()[:_MARKS]],
@@ -163,6 +166,11 @@ def main() -> None:
     os.dup2(writer, 1)
     os.dup2(writer, 2)
     sys.path.append("/packages")
+    with open(
+        _FONTS, "w", encoding="utf-8"
+    ) as file:  # without one, programs that list fonts complain in the output
+        file.write("<fontconfig/>")
+    os.environ["FONTCONFIG_FILE"] = _FONTS
     os.environ.update(MPLBACKEND="Agg", MPLCONFIGDIR="/tmp", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     signal.signal(signal.SIGALRM, _alarm)
     names: dict[str, Any] = {"__name__": "__main__"}

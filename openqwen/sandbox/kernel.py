@@ -37,7 +37,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 class Cell:
     """What a cell did. files: names in the conversation's folder that it made or changed.
 
-    figures: what each picture shows, as data: {"axes": [{"title", "lines", "bars", ...}]} (inside.describe).
+    figures: what each picture shows, as data: {"suptitle", "axes": [{"title", "lines", ...}]} (inside.describe).
     """
 
     text: str
@@ -88,6 +88,11 @@ class Kernel:
             error = f"{gone}; the interpreter was started anew, its variables are gone"
             return Cell("", error, restarted=True, seconds=time.monotonic() - began)
         return cell
+
+    def kill(self) -> None:
+        """Ends the cell that runs, from another thread: `run` returns soon, with a fresh interpreter in its place."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def put(self, name: str, data: bytes) -> None:
         """Places a file into the conversation's folder; it comes back after a restart. UsageError: name or size."""

@@ -8,6 +8,7 @@ there the program becomes an unprivileged user for real (setpriv) before it star
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -34,7 +35,8 @@ OUTPUT_LIMIT = 1 << 20  # bytes of stdout, and of stderr, that are kept; more en
 _FILE_LIMIT = 32 << 20  # bytes of any one file
 _TMPFS_LIMIT = 64 << 20  # bytes of /work and of /tmp
 _PROCESSES = 64
-_FIRST_UID = 64000  # unprivileged users for runs as root; no account has these numbers
+_USERS = range(64000, 65000)  # unprivileged users for runs as root; no account has these numbers
+_RUNS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def launch(
     cpu: int,
     memory_mb: int,
     packages: Path | None = None,
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     """Starts `command` inside backend `name` with `code` readable at `path`; its pipes belong to the caller.
@@ -204,8 +208,8 @@ def launch(
         ]
         return subprocess.Popen(
             arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=stdin,
+            stdout=stdout,
             stderr=stderr,
             env={},  # bubblewrap's own environment would be readable in /proc/1/environ
             pass_fds=(program.fileno(), rules.fileno()),
@@ -292,10 +296,14 @@ def _interpreter() -> list[str]:
 
 
 def _demotion(name: str) -> list[str]:
-    """As root: becomes a user without name, groups or capabilities. One number per process of ours."""
+    """As root: becomes a user without name, groups or capabilities.
+
+    Each run is another user: the kernel counts processes by user, so that a fork bomb would leave none to others
+    that run beside it.
+    """
     if name == "bwrap":
         return []
-    user = str(_FIRST_UID + os.getpid() % 1000)
+    user = str(_USERS[(37 * os.getpid() + next(_RUNS)) % len(_USERS)])
     gone = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
     return [_tool("setpriv"), "--reuid", user, "--regid", user, *gone]
 

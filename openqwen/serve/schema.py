@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from openqwen.code_qwen.stop import Rule
 from openqwen.engine.constraint import Constraint
 from openqwen.engine.sampling import MAX_STOP_LENGTH, MAX_STOPS, Sampling
 from openqwen.model.config import Extension
+from openqwen.serve.agents import Agentic
 from openqwen.serve.body import Body
 from openqwen.serve.form import Formed
 from openqwen.serve.messages import ToolMessage
@@ -107,7 +109,7 @@ class Common(Formed):
         )
 
 
-class ChatRequest(Common, Tooled):
+class ChatRequest(Common, Tooled, Agentic):
     """POST /v1/chat/completions"""
 
     messages: list[ToolMessage] = Field(min_length=1, max_length=10_000)
@@ -132,6 +134,9 @@ class CompletionRequest(Common):
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
     best_of: int | None = Field(None, ge=1, le=1)
+    # Ours: a completion of code ends where the line, block, function or file ends (code_qwen/stop.py).
+    stop_rule: Rule | None = None
+    language: str | None = Field(None, max_length=40)
     suffix: Literal[""] | None = None
 
     def prompts(self) -> list[str | list[int]]:
@@ -143,7 +148,7 @@ class CompletionRequest(Common):
         return [p for p in self.prompt if not isinstance(p, int)]
 
 
-class TokenizeRequest(Tooled):
+class TokenizeRequest(Tooled, Agentic):
     """POST /tokenize: a text, or a conversation rendered as the model sees it."""
 
     model: str | None = Field(None, max_length=1000)

@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 
+from openqwen.agent.sources import open_tools
 from openqwen.chat import chatml
+from openqwen.code_qwen.stop import StopRule
 from openqwen.core.console import error_console, note
 from openqwen.core.errors import MissingTool, OpenQwenError, UsageError
 from openqwen.engine.engine import Engine
@@ -33,8 +35,12 @@ from openqwen.engine.sequence import Completion, TokenScore
 from openqwen.model import load_model, load_scalar
 from openqwen.model.config import CacheFormat, Extension, WeightBits
 from openqwen.serve import wire
+from openqwen.serve.agent_reply import agent_completion, agent_prompt
+from openqwen.serve.agents import Agents
+from openqwen.serve.answers import failure, refusal, streaming, unless_gone
 from openqwen.serve.body import BODY_SECONDS, MAX_BODY, B, Body, read_body
 from openqwen.serve.compare import Preferences, Reward, add_compare_routes
+from openqwen.serve.config import AgentConfig
 from openqwen.serve.connection import Connection, allow_connections
 from openqwen.serve.decoding import use_bits, use_compiled
 from openqwen.serve.guard import ApiError, Guard
@@ -49,10 +55,9 @@ from openqwen.serve.schema import (
 )
 from openqwen.serve.tools import Plan, Reply, make_plan
 from openqwen.serve.wire import Json
-from openqwen.serve.worker import EngineFailed, Job, Overloaded, Worker
+from openqwen.serve.worker import Job, Overloaded, Worker
 from openqwen.tokenizer import load_tokenizer
 
-LOG = logging.getLogger("uvicorn.error")
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # what clients call a server on it
 MAX_COMPILING = 32  # requests whose constraint waits to be compiled, a tenth of a second each
@@ -184,13 +189,15 @@ def create_app(
     also: Mapping[str, Engine] | None = None,
     reward: Reward | None = None,
     preferences: Preferences | None = None,
+    agents: Agents | None = None,
 ) -> FastAPI:
     """The application over an engine that nobody else uses from now on.
 
     hosts: names it answers to; None: any. max_body: bytes of a request, which must arrive within body_seconds.
     max_waiting: replies that may wait beside those that run; more get 429. max_held: bytes of the bodies of all
     requests that are not yet answered to the end; more get 503. also: engines of other models by name,
-    with the same limits. reward, preferences: what the chat page compares replies with.
+    with the same limits. reward, preferences: what the chat page compares replies with. agents: tools that the
+    server runs for who asks for it.
     """
     if api_key is not None and not api_key.strip():
         raise UsageError(
@@ -209,6 +216,8 @@ def create_app(
         for each in service.all:
             each.worker.start()
         yield
+        if agents is not None:
+            await agents.close()
         for each in service.all:
             each.close()
         if reward is not None:
@@ -218,8 +227,8 @@ def create_app(
     app.state.service = service
     app.add_middleware(Guard, api_key=api_key, hosts=hosts, max_held=max_held, metrics=service.metrics)
     _add_errors(app)
-    _add_openai_routes(app, service)
-    _add_other_routes(app, service)
+    _add_openai_routes(app, service, agents)
+    _add_other_routes(app, service, agents)
     add_compare_routes(app, service.read, _takes, reward, preferences)
     return app
 
@@ -238,38 +247,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(OpenQwenError)
     async def own_error(_: Request, error: OpenQwenError) -> Response:
-        return _answer(error).response()
+        return refusal(error).response()
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> Response:
-        return _fault().response()
-
-
-def _answer(error: ApiError | OpenQwenError) -> ApiError:
-    """An error as clients get it: overload 429, a failed engine 503, anything else about the request 400."""
-    if isinstance(error, ApiError):
-        return error
-    message = f"{error.what}; {error.fix}" if error.fix else error.what
-    if isinstance(error, Overloaded):
-        return ApiError(
-            429, message, kind="rate_limit_error", code="overloaded", headers={"Retry-After": "1"}
-        )
-    if isinstance(error, EngineFailed):
-        return ApiError(
-            503, message, kind="server_error", code="engine_failed", headers={"Retry-After": "10"}
-        )
-    return ApiError(400, message, code="missing_tool" if isinstance(error, MissingTool) else None)
-
-
-def _fault() -> ApiError:
-    """The answer to a request that met an error of ours; the log has it. The HTTP server then closes the connection."""
-    return ApiError(
-        500,
-        "the server failed to answer",
-        kind="server_error",
-        code="internal_error",
-        headers={"Connection": "close"},
-    )
+        return failure().response()
 
 
 def _takes(cls: type[Body]) -> dict[str, Any]:
@@ -292,10 +274,12 @@ def _inline(schema: Json) -> Json:
     return resolve(schema)
 
 
-def _add_openai_routes(app: FastAPI, service: Service) -> None:
+def _add_openai_routes(app: FastAPI, service: Service, agents: Agents | None) -> None:
     @app.post("/v1/chat/completions", openapi_extra=_takes(ChatRequest))
     async def chat(request: Request) -> Response:
         body = await service.read(request, ChatRequest)
+        if body.agent is not None:
+            return await agent_completion(service.named(body.model), agents, request, body)
         return await chat_completion(service, request, body)
 
     @app.post("/v1/completions", openapi_extra=_takes(CompletionRequest))
@@ -305,24 +289,26 @@ def _add_openai_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Json:
-        return {"object": "list", "data": [_model_card(each) for each in service.all]}
+        return {"object": "list", "data": [_model_card(each, agents) for each in service.all]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Json:
-        return _model_card(service.named(name))
+        return _model_card(service.named(name), agents)
 
 
-def _model_card(service: Service) -> Json:
+def _model_card(service: Service, agents: Agents | None) -> Json:
+    tools = {} if agents is None else {"agent": {"tools": agents.described()}}
     return {
         "id": service.name,
         "object": "model",
         "created": service.created,
         "owned_by": "openqwen",
         "max_model_len": service.context,
+        **tools,
     }
 
 
-def _add_other_routes(app: FastAPI, service: Service) -> None:
+def _add_other_routes(app: FastAPI, service: Service, agents: Agents | None) -> None:
     @app.get("/health")
     async def health() -> Response:
         if all(each.worker.healthy for each in service.all):
@@ -338,7 +324,8 @@ def _add_other_routes(app: FastAPI, service: Service) -> None:
         body = await service.read(request, TokenizeRequest)
         named = service.named(body.model)
         if body.messages is not None:
-            tokens = await asyncio.to_thread(named.render, make_plan(body.messages, body))
+            asked = agent_prompt(body.messages, agents) if body.agent else make_plan(body.messages, body)
+            tokens = await asyncio.to_thread(named.render, asked)
         else:
             tokens = await asyncio.to_thread(named.tokenizer.encode, body.prompt or "")
         return {"tokens": tokens, "count": len(tokens), "max_model_len": named.context}
@@ -385,8 +372,8 @@ async def chat_completion(service: Service, request: Request, body: ChatRequest)
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     replies = [Reply(plan) for _ in range(count)]
     if body.stream:
-        return _streaming(_chat_chunks(service, job, body, head, replies), job)
-    completions = await _all(request, job)
+        return streaming(_chat_chunks(service, job, body, head, replies), job.cancel)
+    completions = await unless_gone(request, _all(job), job.cancel)
     for reply, c in zip(replies, completions):
         reply.push(c.text, last=True)
     choices = [
@@ -449,19 +436,30 @@ async def text_completion(service: Service, request: Request, body: CompletionRe
     scored = body.logprobs if body.echo else None
     constraint, samplings = body.constraint(), []
     context = service.reach(service.extension(body))
-    for prompt in prompts:
-        room = service.room(prompt, body.max_tokens, DEFAULT_NEW, context)
-        sampling = body.sampling(room, body.logprobs, constraint, scored)
+    rooms = [service.room(prompt, body.max_tokens, DEFAULT_NEW, context) for prompt in prompts]
+    rules = await asyncio.to_thread(lambda: [_stop_rule(service, body, prompt) for prompt in prompts])
+    for room, rule in zip(rooms, rules):
+        sampling = replace(body.sampling(room, body.logprobs, constraint, scored), cutter=rule)
         samplings += [sampling.fork(i) for i in range(count)]
     job = await service.submit(body, [p for p in prompts for _ in range(count)], samplings)
     head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
     head["object"] = "text_completion"
     if body.stream:
         each = [p for p in prompts for _ in range(count)]
-        return _streaming(_text_chunks(service, job, body, head, each, len(prompts)), job)
-    completions = await _all(request, job)
+        return streaming(_text_chunks(service, job, body, head, each, len(prompts)), job.cancel)
+    completions = await unless_gone(request, _all(job), job.cancel)
     choices = [_text_choice(service, body, i, c) for i, c in enumerate(completions)]
     return JSONResponse({**head, "choices": choices, "usage": wire.usage(completions, len(prompts))})
+
+
+def _stop_rule(service: Service, body: CompletionRequest, prompt: list[int]) -> StopRule | None:
+    """What ends a completion of this prompt, which is a program up to the cursor."""
+    if body.stop_rule is None:
+        return None
+    try:
+        return StopRule(body.stop_rule, body.language, service.tokenizer.decode(prompt))
+    except UsageError as error:
+        raise ApiError(400, error.what, param="language", code="unsupported_language") from None
 
 
 def _prompt_ids(service: Service, prompt: str | list[int]) -> list[int]:
@@ -516,53 +514,14 @@ async def _text_chunks(
     yield wire.DONE
 
 
-def _streaming(chunks: AsyncIterator[str], job: Job) -> Response:
-    async def until_done() -> AsyncIterator[str]:
-        try:
-            async for chunk in chunks:
-                yield chunk
-        except (ApiError, OpenQwenError) as error:  # the status is sent already: say it in the stream
-            yield wire.sse(_answer(error).content)
-        except Exception:  # raised further, it would cut the connection before clients have read the line
-            LOG.exception("a streamed reply met an error of the server's")
-            yield wire.sse(_fault().content)
-        finally:  # also when the client has gone
-            job.cancel()
-
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(until_done(), media_type="text/event-stream", headers=headers)
-
-
-async def _all(request: Request, job: Job) -> list[Completion]:
-    """The completions of a job in order; cancelled if the client goes away first."""
-
-    async def collect() -> list[Completion]:
-        done: dict[int, Completion] = {}
-        while job.open:
-            event = await job.next()
-            if event.update is not None and event.update.completion is not None:
-                done[event.index] = event.update.completion
-        return [done[i] for i in range(job.count)]
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work, watch = asyncio.create_task(collect()), asyncio.create_task(gone())
-    try:
-        await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ApiError(499, "the client went away", code="cancelled")
-        return work.result()
-    finally:
-        job.cancel()
-        await _settle(work, watch)
-
-
-async def _settle(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _all(job: Job) -> list[Completion]:
+    """The completions of a job in order."""
+    done: dict[int, Completion] = {}
+    while job.open:
+        event = await job.next()
+        if event.update is not None and event.update.completion is not None:
+            done[event.index] = event.update.completion
+    return [done[i] for i in range(job.count)]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -570,6 +529,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Or each body waits for an acknowledgement, 40 ms.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         sock.bind((host, port))  # listening begins when the model is loaded: until then clients are refused
     except (OSError, OverflowError) as error:
@@ -600,6 +561,9 @@ def serve(
     also: Mapping[str, Path] | None = None,
     reward: Path | None = None,
     preferences: Path | None = None,
+    tools: Sequence[str] = (),
+    interpreter: bool = False,
+    agent: AgentConfig | None = None,
     ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serves a model until interrupted. ready: called with the address once requests are answered.
@@ -607,10 +571,17 @@ def serve(
     compiled: decode by compiled code; None: where that is possible, saying so where it is not. also: further models
     by name. reward: a reward model that scores replies. preferences: the folder that comparisons are appended to.
     quantise, cache: bits of all models' weights and of what they have read; None: as the checkpoints say.
+    tools, interpreter: what the server runs for who asks for it, as `openqwen agent` takes them; agent: their limits.
+    NoSandbox (exit code 78) where an interpreter could not be contained.
     """
     sock = listen(host, port)
     allow_connections()
-    with contextlib.closing(sock):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(sock))
+        agents = None
+        if tools or interpreter:
+            agent = agent or AgentConfig()
+            agents = Agents(open_tools(tools, agent.tool_seconds, stack), agent, interpreter)
 
         def engine(path: str | Path) -> Engine:
             model = load_model(path, dtype=dtype, device=device)
@@ -636,6 +607,7 @@ def serve(
             also={other: engine(path) for other, path in (also or {}).items()},
             reward=scorer,
             preferences=kept,
+            agents=agents,
         )
         address = f"http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]}"
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes it on

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from openqwen.core.artifact import check_intact
 from openqwen.core.errors import DataError
 from openqwen.core.hub import local_folder
 from openqwen.tokenizer.encoders import Name
@@ -43,7 +44,9 @@ def _from_ranks(path: Path, encoder: Name | None) -> Tokenizer:
     """A ranks file, with the special.json beside it if there is one, else with Qwen's 208 special tokens."""
     beside = path.with_name("special.json")
     special = None
+    check_intact(path)
     if path.name == "vocab.tiktoken" and beside.is_file():
+        check_intact(beside)
         special = _read_json(beside)
         if not isinstance(special, dict) or not all(isinstance(i, int) for i in special.values()):
             raise DataError("special.json must map names to ids", where=str(beside))

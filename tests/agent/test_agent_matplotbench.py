@@ -11,13 +11,13 @@ import chat_api
 import pytest
 from agent_world import Script
 
-from openqwen.agent import benchmarks, matplotbench
+from openqwen.agent import benchmarks, coding, interpreter, matplotbench
 from openqwen.agent.config import AgentEvalConfig, JudgeConfig, SetsConfig
 from openqwen.agent.interpreter import NAME
 from openqwen.agent.matplotbench import Named, named
 from openqwen.chat import react
 from openqwen.core.errors import DataError
-from openqwen.sandbox import backend
+from openqwen.sandbox import Limits, backend
 from openqwen.sandbox.run import failures
 
 needs_sandbox = pytest.mark.skipif(backend() is None, reason=f"no working sandbox: {'; '.join(failures())}")
@@ -36,9 +36,9 @@ needs_sandbox = pytest.mark.skipif(backend() is None, reason=f"no working sandbo
         ("A chart titled \"Market Share,\" with values.", ["Market Share"], 0),
         ("Write the text 'here' at 0, 0.", ["here"], 0),
         ("Title it well. Use the column 'price' of 'data.csv'.", [], 0),
-        ("The overall title of the figure should be 'All'.", [], 0),
-        ("The figure should have a title 'All'.", [], 0),
-        ("Label the x, y, and z axes as \"X\", \"Y\", and \"Z\".", [], 0),
+        ("The overall title of the figure should be 'All'.", ["All"], 0),
+        ("The figure should have a title 'All'.", ["All"], 0),
+        ("Label the x, y, and z axes as \"X label\", \"Y\", and \"Z\".", ["X label", "Y", "Z"], 0),
         ("A chart titled 'Top' with a subtitle 'below'.", ["Top"], 0),
         ("The contours should be labeled with a format of '%2.1f'.", [], 0),
         ("Title the chart to reflect its content, such as 'Rain'.", [], 0),
@@ -56,8 +56,28 @@ def test_a_figure_shows_what_is_named() -> None:
     assert wanted.missing({"axes": [{"title": "rain"}, {"xlabel": "day", "texts": ["a b"]}]}) == []
     assert wanted.missing({"axes": [full]}) == ["2 subplots"]
     assert wanted.missing({"axes": [{**full, "title": "Rainy"}, {}]}) == ["Rain"]
-    assert wanted.missing({"axes": ["forged", {"title": 3, "legend": 4}]}) == wanted.missing({})
+    assert Named(("All", "up")).missing({"suptitle": "all", "axes": [{"zlabel": "Up"}]}) == []
+    assert wanted.missing({"suptitle": 5, "axes": ["forged", {"title": 3, "legend": 4}]}) == wanted.missing(
+        {}
+    )
     assert wanted.missing({"axes": [{"texts": [5]}]}) == ["Rain", "day", "a  b", "2 subplots"]
+
+
+@needs_sandbox
+def test_a_real_figure_shows_its_whole_title_and_its_third_axis(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code = (
+        IMPORT + "figure, (flat, deep) = plt.subplots(1, 2, subplot_kw={'projection': '3d'})\n"
+        "figure.suptitle('Heights of hills')\ndeep.set_zlabel('metres')\nflat.set_title('left')"
+    )
+    with interpreter.start(Limits(seconds=30.0), tmp_path) as python:
+        said = python.run(code)
+        assert said.splitlines()[-1] == "picture: picture_1.png" and "Fontconfig" not in said
+        (figure,) = python.figures
+    wanted = named("Title the whole figure 'Heights of hills', label the z-axis 'metres', in a 1x2 grid.")
+    assert wanted == Named(("Heights of hills", "metres"), 2) and wanted.missing(figure) == []
+    assert coding.shows(figure, [{"zlabel": "metres"}, {"title": "left", "zlabel": ""}])
+    assert not coding.shows(figure, [{"zlabel": "feet"}])
 
 
 # ---- whole sets --------------------------------------------------------------------------------------------------
@@ -189,7 +209,7 @@ def test_the_published_rows_are_read_and_can_be_right(shared: Path) -> None:
     questions, notes = matplotbench.load(shared / "data" / "eval")
     assert len(questions) == 53 and notes[0].startswith("53 of 100")
     ruled = [wanted for q in questions if (wanted := named(q.simple)) != Named()]
-    assert len(ruled) == 25
+    assert len(ruled) == 27
     for wanted in ruled:
         assert wanted.missing({"axes": [{"texts": list(wanted.texts)}] * max(1, wanted.axes)}) == []
         assert wanted.missing({"axes": []})

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -55,6 +56,19 @@ def test_what_goes_wrong_becomes_an_observation(tools: list[Tool]) -> None:
     assert error is None and seen.startswith("(image of type image/png, 1")
     assert misbehave(tools, "secret") == ("None", None), "the server sees a key of ours"
     assert "how must be one of" in str(misbehave(tools, "dance")[1])
+
+
+def test_a_call_that_is_stopped_is_not_waited_for(tools: list[Tool]) -> None:
+    box = Toolbox(tools)
+    timer = threading.Timer(0.3, box.stop)
+    begun = time.monotonic()
+    timer.start()
+    assert box.call("misbehave", '{"how": "hang"}')[1] == "the call was stopped"
+    while any("(work)" in thread.name for thread in threading.enumerate()):  # nor left behind
+        assert time.monotonic() - begun < 5
+        time.sleep(0.01)
+    timer.join()
+    assert Toolbox(tools).call("add", '{"a": 1, "b": 2}') == ("3", None)
 
 
 def test_arguments_are_checked_before_the_server_sees_them(tools: list[Tool]) -> None:

@@ -220,3 +220,19 @@ def test_written_call_is_read_back(query: str, thought: str, name: str, argument
     assert json.loads(step.arguments) == arguments
     assert step.thought == thought
     assert react.build_prompt(query, [SEARCH]).endswith(f"Question: {react.clean(query)}")
+
+
+@given(reactish, st.integers(0, 400))
+def test_what_is_certain_of_a_step_is_never_taken_back(text: str, cut: int) -> None:
+    begun = react.certain_step(text[:cut])
+    assert react.certain_step(text).startswith(begun) and react.parse_step(text).text.startswith(begun)
+
+
+def test_what_is_certain_of_a_step_comes_at_once() -> None:
+    call = "Thought: I look.\nAction: add\nAction Input: {}"
+    shown = [react.certain_step(call[:cut]) for cut in range(len(call) + 1)]
+    assert max(len(call[:cut]) - len(text) for cut, text in enumerate(shown)) <= len("\nAction Input:")
+    assert (
+        shown[-1] == call
+        and react.certain_step(f"{call}\nThought") == react.certain_step(f"{call}\nA") == call
+    )

@@ -55,8 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [json.dumps({"id": str(i), "source": "ab"[i % 2]}) + "\n" for i in range(count)]
         (folder / name / "documents.valid.jsonl").write_text("".join(lines))
     tiny.model_artefact(folder / "model")
-    tiny.model_artefact(folder / "other-model")
-    Tokenizer(byte_ranks() | {b"he": 256}).save(folder / "other-model")
+    tiny.model_artefact(folder / "other-model", tokenizer=Tokenizer(byte_ranks() | {b"he": 256}))
     tiny.conversations(folder / "chat.jsonl", 0, 30)
     (folder / "tiny.toml").write_text(RECIPE)
     return folder

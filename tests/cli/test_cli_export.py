@@ -330,9 +330,9 @@ def test_a_run_that_is_not_finished(untrained, tmp_path, capsys):
     refused(capsys, 4, "not finished", untrained, "--format", "qwen2", "--out", tmp_path / "o")
 
 
-def test_a_tokenizer_of_another_model(untrained, tmp_path, capsys):
-    tokenizer().save(untrained)
-    refused(capsys, 4, "524 ids, the model 464", untrained, "--format", "gguf", "--out", tmp_path / "o")
+def test_a_tokenizer_of_another_model(tmp_path, capsys):
+    other = tiny.model_artefact(tmp_path / "m", tokenizer=tokenizer())
+    refused(capsys, 4, "524 ids, the model 464", other, "--format", "gguf", "--out", tmp_path / "o")
 
 
 def test_no_tokenizer(untrained, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 import time
 
 import pytest
@@ -120,6 +122,13 @@ def test_vendored_and_minified() -> None:
         ("to: me@example.com", "to: me@example.com", {}),
         ("HOST = '93.184.216.34'", "HOST = '<IP>'", {"ip": 1}),
         ("127.0.0.1 and 192.168.1.7 and 0.0.0.0", "127.0.0.1 and 192.168.1.7 and 0.0.0.0", {}),
+        ("1.2.3.4 and 8.8.8.8 and 20.20.20.20", "1.2.3.4 and 8.8.8.8 and 20.20.20.20", {}),
+        ("git clone git@github.com:a/b", "git clone git@github.com:a/b", {}),
+        ("'http://user:pass@some.host/x'", "'http://user:pass@some.host/x'", {}),
+        ("postgres://ann:u7Rk2pQx9z@db.io/x", "postgres://ann:<PASSWORD>@db.io/x", {"password": 1}),
+        ("ftp://ann:JpymDswpBcrQ@db.io/x", "ftp://ann:<PASSWORD>@db.io/x", {"password": 1}),
+        ("export API_TOKEN=k3J9x_Qw71zP", "export API_TOKEN=<PASSWORD>", {"password": 1}),
+        ("token = get_token_2(x)", "token = get_token_2(x)", {}),
         ("version 1.2.3.400", "version 1.2.3.400", {}),
         ("key = AKIAIOSFODNN7EXAMPLE", "key = <KEY>", {"key": 1}),
         ("password = 'hunter2hunter9qX'", "password = '<PASSWORD>'", {"password": 1}),
@@ -139,6 +148,48 @@ def test_secrets(text: str, cleaned: str, kinds: dict[str, int]) -> None:
     assert secrets.clean(found) == (found, {})  # what was put in is no secret
 
 
+LETTERS = string.ascii_letters + string.digits
+HEX = "0123456789abcdef"
+# The published form of each provider's key: what it begins with, how many letters follow, of which; what it ends with.
+PROVIDERS = {
+    "amazon": ("AKIA", 16, string.ascii_uppercase + string.digits, ""), "google": ("AIza", 35, LETTERS, ""),
+    "google client": ("GOCSPX-", 28, LETTERS, ""), "google token": ("ya29.", 68, LETTERS, ""),
+    "github": ("ghp_", 36, LETTERS, ""), "github app": ("ghs_", 36, LETTERS, ""), "gitlab": ("glpat-", 20, LETTERS, ""),
+    "github fine": ("github_pat_", 82, LETTERS, ""), "slack": ("xoxb-17653672481-", 24, LETTERS, ""),
+    "slack app": ("xapp-1-A0123456789-1234567890123-", 64, HEX, ""), "openai": ("sk-proj-", 48, LETTERS, ""),
+    "slack hook": ("https://hooks.slack.com/services/T0000AB12/B0000AB12/", 24, LETTERS, ""),
+    "anthropic": ("sk-ant-api03-", 93, LETTERS, ""), "hugging face": ("hf_", 34, LETTERS, ""),
+    "stripe": ("sk_live_", 24, LETTERS, ""), "stripe restricted": ("rk_live_", 24, LETTERS, ""),
+    "stripe hook": ("whsec_", 32, LETTERS, ""), "twilio": ("SK", 32, HEX, ""), "mailgun": ("key-", 32, HEX, ""),
+    "sendgrid": ("SG.aB3dE5gH7jK9mN1pQ3sT5v.", 43, LETTERS, ""), "mailchimp": ("", 32, HEX, "-us12"),
+    "npm": ("npm_", 36, LETTERS, ""), "pypi": ("pypi-AgEIcHlwaS5vcmc", 90, LETTERS, ""),
+    "docker": ("dckr_pat_", 27, LETTERS, ""), "digitalocean": ("dop_v1_", 64, HEX, ""),
+    "shopify": ("shpat_", 32, HEX, ""), "square": ("sq0csp-", 43, LETTERS, ""),
+    "telegram": ("123456789:AA", 33, LETTERS, ""), "discord": ("MTk4NjIyNDgzNDcxOTI1MjQ4.Cl2FMQ.", 27, LETTERS, ""),
+    "discord hook": ("https://discord.com/api/webhooks/123456789012345678/", 68, LETTERS, ""),
+    "azure storage": ("AccountKey=", 86, LETTERS, "=="), "azure": ("abc8Q~", 34, LETTERS, ""),
+    "linear": ("lin_api_", 40, LETTERS, ""), "notion": ("ntn_", 46, LETTERS, ""), "databricks": ("dapi", 32, HEX, ""),
+    "new relic": ("NRAK-", 27, string.ascii_uppercase, ""), "grafana": ("glsa_", 41, LETTERS, ""),
+    "sentry": ("sntrys_", 60, LETTERS, ""), "vault": ("hvs.", 95, LETTERS, ""),
+    "postman": ("PMAK-", 24, HEX, "-" + "a1" * 17),
+    "terraform": ("aBcDeFgHiJkLmN.atlasv1.", 64, LETTERS, ""), "planetscale": ("pscale_tkn_", 43, LETTERS, ""),
+    "groq": ("gsk_", 52, LETTERS, ""), "replicate": ("r8_", 37, LETTERS, ""), "alibaba": ("LTAI", 20, LETTERS, ""),
+    "facebook": ("EAACEdEose0cBA", 60, LETTERS, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+def test_keys_of_every_provider_are_found_without_a_name(provider: str) -> None:
+    """None is written here whole: each is drawn."""
+    begin, count, letters, end = PROVIDERS[provider]
+    drawn = "".join(random.Random(provider).choices(letters, k=count))
+    for form in ('client(auth="{}")', "# {} is old", "export VALUE={}\n"):
+        text, counts = secrets.clean(form.format(begin + drawn + end))
+        assert drawn not in text and "<KEY>" in text and counts == {"key": 1}
+    short = f'client("{begin[:12]}ab{end}")'  # what begins so is no key yet
+    assert secrets.clean(short) == (short, {})
+
+
 @given(st.text(max_size=500))
 def test_cleaning_any_text_ends_and_changes_nothing_twice(text: str) -> None:
     once, _ = secrets.clean(text)
@@ -149,7 +200,24 @@ def test_cleaning_any_text_ends_and_changes_nothing_twice(text: str) -> None:
     "data", "a source file is made to slow the search for secrets", "time grows with its length only"
 )
 @pytest.mark.parametrize(
-    "piece", ["a@", "a.", "password" * 3, "-----BEGIN PRIVATE KEY-----", "1.2.", "eyJaaaaaaaaaaaa."]
+    "piece",
+    [
+        "a@",
+        "a.",
+        "password" * 3,
+        "-----BEGIN PRIVATE KEY-----",
+        "1.2.",
+        "eyJaaaaaaaaaaaa.",
+        "sk-",
+        "https://a:",
+        "token_=",
+        "\n token",
+        "xapp-1-A",
+        "1//0",
+        "a" * 32,
+        "AAAAaaaaaaa:",
+        "://a@b.c",
+    ],
 )
 def test_no_text_is_slow_to_clean(piece: str) -> None:
     began = time.process_time()

@@ -203,6 +203,27 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert all(words in skipped for words in ("link to a folder", "link out of the folder", "broken link"))
 
 
+@pytest.mark.fault(
+    "data",
+    "names that are no UTF-8 or hold line ends, old line ends, submodules that lead out",
+    "each file is read under a name of one line; the submodule is named",
+)
+def test_odd_names_and_line_ends(tmp_path: Path) -> None:
+    root = tree(tmp_path / "r", {"LICENSE": MIT, "a.py": HELP.replace("\n", "\r"), "b\nc.py": MAIN})
+    Path(os.fsdecode(os.fsencode(root) + b"/d\xff.py")).write_text(
+        "def found():\n    return True\n", encoding="utf-8"
+    )
+    (root / ".gitmodules").write_text(
+        "[submodule]\npath = /etc\n[submodule]\npath = ../x\n", encoding="utf-8"
+    )
+    files = run(root, tmp_path / "out", "--dedup.fuzzy", "false")
+    assert set(files) == {"r:a.py", "r:b\\nc.py", "r:d\\udcff.py"}
+    text = "".join(d["text"] for d in read_jsonl_zst(tmp_path / "out" / "documents.jsonl.zst"))
+    assert "# b\\nc.py\n" in text and "\r" not in text and HELP in text
+    skipped = (tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf-8")
+    assert skipped.count("submodule that is not checked out") == 2
+
+
 def test_a_licence_in_a_hidden_folder_is_that_folder_s(tmp_path: Path) -> None:
     root = tree(tmp_path / "r", {".lib/LICENSE": MIT, ".lib/a.py": HELP, "lib/b.py": MAIN})
     files = run(root, tmp_path / "out")

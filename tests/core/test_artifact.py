@@ -187,6 +187,40 @@ def test_wrong_kind_missing_and_damaged(tmp_path: Path) -> None:
         find(made.path)
 
 
+def test_inputs_are_read_before_a_stage_begins(tmp_path: Path) -> None:
+    made = make(tmp_path / "a")
+    make(tmp_path / "b", inputs={"whole": made, "part": made.file("result.txt")})
+    (made.path / "notes.txt").write_text("beside the results, of no concern")
+    (made.path / "result.txt").write_text("hullo")
+    for name, value in {"whole": made, "part": made.path / "result.txt"}.items():
+        with pytest.raises(DataError, match=r"changed since it was finished") as error:
+            make(tmp_path / "c", inputs={name: value})
+        assert error.value.where == str(made.path / "result.txt") and not (tmp_path / "c").exists()
+    (made.path / "result.txt").unlink()
+    with pytest.raises(DataError, match="missing since"):
+        make(tmp_path / "c", inputs={"whole": made})
+
+
+def test_an_artefact_of_before_done_held_a_hash_is_judged_by_its_results(tmp_path: Path) -> None:
+    made = make(tmp_path / "a")
+    old = {
+        key: value for key, value in json.loads((made.path / "DONE").read_text()).items() if key != "manifest"
+    }
+    (made.path / "DONE").write_text(json.dumps(old))
+    make(tmp_path / "b", inputs={"it": load(made.path, "thing")})
+    (made.path / "result.txt").write_text("hullo")
+    with pytest.raises(DataError, match="changed since"):
+        make(tmp_path / "c", inputs={"it": load(made.path, "thing")})
+
+
+def test_what_a_killed_writer_left_is_gone_at_the_end(tmp_path: Path) -> None:
+    with stage_run(tmp_path, "thing", Resolved(Small(), {}), {}) as run:
+        (run.path / "adapter").mkdir()
+        for place in (run.path, run.path / "adapter"):
+            (place / ".result.txt.4711.tmp").write_text("half")
+    assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == []
+
+
 def _hold(path: str, ready: multiprocessing.Event) -> None:  # type: ignore[valid-type]
     with stage_run(Path(path), "thing", Resolved(Small(), {}), {}):
         ready.set()  # type: ignore[attr-defined]

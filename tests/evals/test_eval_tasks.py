@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given as sampled
 from hypothesis import strategies as st
 
 from openqwen.core.errors import DataError
 from openqwen.core.tables import published
 from openqwen.evals import choice, sets
+from openqwen.evals.languages import SEAM, given
 from openqwen.evals.task import constant_guess, examples, records, shots_for
 from openqwen.evals.tasks import COLUMNS, TASKS, bbh, ceval, gsm8k, humaneval, math, mbpp, mmlu
 
@@ -132,14 +133,14 @@ def test_letter_needs_a_reply() -> None:
 
 
 @pytest.mark.fault("evaluation", "any text comes as an answer", "a letter or none, never an exception")
-@given(st.text(), st.lists(st.text(max_size=5), min_size=4, max_size=4))
+@sampled(st.text(), st.lists(st.text(max_size=5), min_size=4, max_size=4))
 def test_letters_never_fail(reply: str, choices: list[str]) -> None:
     for lang in ("en", "zh"):
         assert choice.find_letter(reply, choices, lang)[0] in "ABCD"  # type: ignore[arg-type]
 
 
 @pytest.mark.fault("evaluation", "any text comes as a solution", "judged, never an exception")
-@given(st.text(alphabet="\\boxed{}frac123/.,$ =answer is\n"))
+@sampled(st.text(alphabet="\\boxed{}frac123/.,$ =answer is\n"))
 def test_judges_never_fail(text: str) -> None:
     item = {**ITEM, "answer": "3", "ours": True, "task": "words"}
     for judge in (math.judge, math.judge_chat, gsm8k.judge_base, gsm8k.judge_chat, bbh.judge, bbh.judge_chat):
@@ -225,3 +226,14 @@ def test_malformed_rows_are_located(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl").write_text('{"id": 1, "question": "q", "answer": "no gold"}', encoding="utf-8")
     with pytest.raises(DataError, match="####"):
         gsm8k.TASK.read(tmp_path / "g.jsonl")
+
+
+def test_tests_get_the_prompts_own_helpers_and_not_those_of_a_completion() -> None:
+    prompt = 'import math\n\n\ndef help(x):\n    return x + 1\n\n\ndef f(x):\n    """Text."""\n'
+    assert given(prompt, "f") == "import math\ndef help(x):\n    return x + 1"
+    assert given("def f(x):\n", "f") == "" == given("def f(x, (:\n", "f")
+    item = {"prompt": prompt, "entry_point": "f", "test": "def check(f):\n    assert f(help(1)) == math.pi\n"}
+    program, _, tests = humaneval.harness_program("    return math.pi\nhelp = None", item).rpartition(SEAM)
+    assert "help = None" in program and "help = None" not in tests and tests.rstrip().endswith("check(f)")
+    namespace: dict[str, object] = {"f": lambda x: 3.141592653589793}
+    exec(compile(tests, "tests", "exec"), namespace)

@@ -162,7 +162,7 @@ def test_code_perfect_is_100_and_bad_is_0(
 @needs_sandbox
 def test_faked_passes_fail() -> None:
     item = {"prompt": "", "entry_point": "f", "test": "def check(f):\n    assert f(1) == 2\n"}
-    programs = [humaneval.program("", {**item, "prompt": f"{cheat}\n"}) for cheat in CHEATS]
+    programs = [humaneval.harness_program(f"{cheat}\n", item) for cheat in CHEATS]
     assert len(CHEATS) >= 25
     assert [cheat for cheat, right in zip(CHEATS, code.passes(programs, seconds=2.0)) if right] == []
     honest = {**item, "prompt": "def f(x):\n"}

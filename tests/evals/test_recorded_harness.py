@@ -15,7 +15,7 @@ import pytest
 from openqwen import sandbox
 from openqwen.evals import algebra, code, formulas, harness, sets
 from openqwen.evals.harness import Subject, evaluate
-from openqwen.evals.languages import guard
+from openqwen.evals.languages import SEAM
 from openqwen.evals.task import Item, shots_for
 from openqwen.evals.tasks import TASKS, bbh, mbpp
 from openqwen.tokenizer import Tokenizer
@@ -90,13 +90,12 @@ def test_equal_prompts_and_scores(made: dict[str, Any], monkeypatch: pytest.Monk
     assert not wrong, wrong[0]
     assert found.cell["value"] == pytest.approx(100 * sum(q["right"] for q in questions) / len(questions))
     for text, question in zip(programs, questions):
-        assert lines(text, made["task"]) == lines(question["program"], made["task"])
+        assert lines(text) == lines(question["program"])
 
 
-def lines(program: str, task: str) -> list[str]:
-    """A program's lines without ours that keep results plain."""
-    guarded = guard(["twice"] if task == "humaneval" else ["add"] * 3)
-    return [line for line in program.replace(guarded, "").splitlines() if line]
+def lines(program: str) -> list[str]:
+    """A program's lines without ours that divides it from its tests."""
+    return [line for line in program.splitlines() if line and line != SEAM]
 
 
 def test_minerva_forms() -> None:

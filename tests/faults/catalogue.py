@@ -3,6 +3,8 @@
     python tests/faults/catalogue.py            writes the document
     pytest -m fault                             runs what it promises
 
+Tests marked `long` leave their figures behind (record.py); the last ones stand at the end of the document.
+
 A row says what happens and what is expected in the words of the marker beside the test that shows it, so a promise
 without a test cannot be written down, and one whose test goes away is gone.
 """
@@ -10,13 +12,16 @@ without a test cannot be written down, and one whose test goes away is gone.
 from __future__ import annotations
 
 import ast
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "reliability.md"
+FIGURES = ROOT / "benchmarks" / "results" / "reliability.json"
 AREAS = (
     "data", "tokenizer", "training", "checkpoints", "PPO", "engine", "server", "agent", "sandbox", "evaluation",
     "annotation", "artefacts", "files from strangers", "command line",
@@ -78,7 +83,30 @@ def document() -> str:
             f"| {row.happens} | {row.expected} | {_link(row.test)} |" for row in every if row.area == area
         ]
         lines += [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_long_figures()])
+
+
+def figures() -> dict[str, dict[str, Any]]:
+    """What the long tests last counted: name -> figures, machine, date."""
+    return json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
+
+
+def _long_figures() -> list[str]:
+    found = sorted(figures().items())
+    if not found:
+        return []
+    table = ["| What was done | Figures | Machine | Date |", "|---|---|---|---|"]
+    table += [
+        f"| {name} | {_shown(one['figures'])} | {one['machine']} | {one['date']} |" for name, one in found
+    ]
+    return [f"## Long figures ({len(found)})", "", LONG, "", *table, ""]
+
+
+def _shown(found: dict[str, int | float | str]) -> str:
+    words = [(name.replace("_", " "), value) for name, value in found.items()]
+    return ", ".join(
+        f"{name} {value}" if isinstance(value, str) else f"{name} {value:,}" for name, value in words
+    )
 
 
 def _link(test: str) -> str:
@@ -93,6 +121,9 @@ What goes wrong with software of this kind, what openqwen does then, and the tes
 {areas} areas. Each row stands beside its test as a marker; `python tests/faults/catalogue.py` writes this file from
 them, a test compares the two, and `pytest -m fault` runs all of them.
 """
+
+LONG = """\
+Too long for each change: `python3 run.py test --long` runs these and writes here what it counted."""
 
 if __name__ == "__main__":
     DOCUMENT.parent.mkdir(exist_ok=True)

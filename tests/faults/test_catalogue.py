@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import catalogue
 import pytest
+from faults import catalogue
 
 
 def test_the_document_is_made_from_the_tests() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 from openqwen import sandbox
 from openqwen.evals import code
-from openqwen.evals.tasks import TASKS
+from openqwen.evals.tasks import TASKS, humaneval
+from openqwen.sandbox import run
 
 ITEM = {
     "id": "double",
@@ -89,26 +91,21 @@ HONEST = ("    return 2 * x", "    return x + x", "    print('noise'); return x 
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Programs of this file run in a plain process: the checker's rule is under test, not the containment."""
+    """Programs of this file run in plain processes: the checker's rule is under test, not the containment."""
 
-    def run_program(program: str, *, time_limit: float, **_: Any) -> sandbox.Result:
-        path = tmp_path / "program.py"
+    def launch(name: str, program: str, *_: Any, **pipes: int) -> subprocess.Popen[bytes]:
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        path = folder / "apart.py"
         path.write_text(program, encoding="utf-8")
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", str(path)],
-                cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=time_limit,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return sandbox.Result(None, "", "", "timeout", time_limit)
-        return sandbox.Result(done.returncode, done.stdout, done.stderr, "ok", 0.0)
+        command = [sys.executable, "-I", "-S", str(path)]
+        return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
 
-    monkeypatch.setattr(code.sandbox, "run_program", run_program)
+    monkeypatch.setattr(run, "required", lambda: "plain")
+    monkeypatch.setattr(run, "launch", launch)
 
 
 def passed(completion: str, seconds: float = 1.5) -> bool:
-    program = f"{ITEM['prompt']}{completion}\n\n{ITEM['test']}\ncheck({ITEM['entry_point']})\n"
-    return code._passes(program, seconds, "python")
+    return code.passes([humaneval.harness_program(completion, ITEM)], seconds) == [True]
 
 
 def test_there_are_enough() -> None:
@@ -140,7 +137,7 @@ def test_cheats_fail_and_honest_solutions_pass_in_the_sandbox() -> None:
 def test_canonical_solutions_pass(task: str, file: str, shared: Path) -> None:
     items = TASKS[task].read(shared / "data" / "eval" / task / file)[::9]
     programs = [
-        f"{i['prompt']}{i['answer']}\n\n{i['test']}\ncheck({i['entry_point']})\n"
+        humaneval.harness_program(i["answer"], i)
         if task == "humaneval"
         else TASKS[task].base.program(i["answer"], i)
         for i in items

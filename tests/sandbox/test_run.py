@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
 import socket
@@ -62,6 +63,23 @@ def test_fork_bomb_stops_by_itself() -> None:
     result = run_program("import os\nwhile True: os.fork()", time_limit=5)
     assert result.reason in ("error", "timeout", "output-limit")
     assert run_program("print(1)").stdout == "1\n"
+
+
+@pytest.mark.fault("sandbox", "a fork bomb runs beside others", "they can still start processes")
+@needs_sandbox
+def test_a_fork_bomb_leaves_processes_to_its_neighbours() -> None:
+    bomb = """
+import os, time
+for _ in range(200):
+    try:
+        if os.fork() == 0: time.sleep(9)
+    except OSError: time.sleep(9)
+"""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        fallen = pool.submit(run_program, bomb, time_limit=3.0)
+        while not fallen.done():
+            result = run_program("import os; print(os.fork() >= 0)")
+            assert result.stdout == "True\nTrue\n", result
 
 
 ESCAPES = {

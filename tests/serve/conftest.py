@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from openqwen.engine import Engine
+from openqwen.engine import engine as engine_module
+from openqwen.engine.sampler import sample
 from openqwen.model.config import ModelConfig
 from openqwen.model.qwen import Qwen
 from openqwen.serve.server import create_app, listen, make_server
@@ -83,6 +85,34 @@ def client(server: tuple[str, Any]) -> openai.OpenAI:
 def server(model: Qwen, tokenizer: Tokenizer) -> Iterator[tuple[str, Any]]:
     with running(model, tokenizer) as found:
         yield found
+
+
+def scripted(service: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
+    """Sets what the model writes, reply by reply; returns the list that the prompts it is shown come to.
+
+    Tokens are bytes. What a grammar forbids has no chance, so the reply then differs from the script.
+    """
+    submit, eos = service.worker.submit, service.tokenizer.eos_id
+
+    def writes(*texts: str) -> list[list[int]]:
+        left, shown = list(texts), []
+        ids: list[int] = []
+
+        def submitted(prompts, *rest, **named):
+            shown.extend(prompts)
+            ids[:] = [*left.pop(0).encode(), eos]
+            return submit(prompts, *rest, **named)
+
+        def bent(logits, rows, index, compiled):
+            for row, place in enumerate(index.tolist()):
+                logits[row, ids[min(place, len(ids) - 1)]] += 1e4
+            return sample(logits, rows, index, compiled)
+
+        monkeypatch.setattr(service.worker, "submit", submitted)
+        monkeypatch.setattr(engine_module, "sample", bent)
+        return shown
+
+    return writes
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -95,7 +95,8 @@ def serving(folder: Path, *options: str, files: int = 256) -> Iterator[tuple[str
         assert found, process.stderr.read()
         yield found[0], process.pid
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0 and process.stderr.read() == ""
+        ended, said = process.wait(20), process.stderr.read()
+        assert ended == 0 and said == "", said
     finally:
         process.kill()
         process.communicate()

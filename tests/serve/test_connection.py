@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from openqwen.serve import connection
+from openqwen.serve.server import listen
 from tests.serve.conftest import wait_until
 from tests.serve.test_hostile import connect, head
 
@@ -164,3 +165,11 @@ def test_more_files_are_allowed_than_the_shell_did():
     code += "print(r.getrlimit(r.RLIMIT_NOFILE)[0] == (8192 if h < 0 else min(8192, h)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert re.search("True", done.stdout), done.stderr
+
+
+def test_a_body_does_not_wait_for_the_acknowledgement_of_its_head():
+    """Else each reply on a kept connection would take the 40 ms after which clients acknowledge by themselves."""
+    with listen("127.0.0.1", 0) as sock:
+        sock.listen()
+        with socket.create_connection(sock.getsockname()), sock.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

@@ -501,3 +501,22 @@ def test_a_port_in_use_is_one_clear_error():
         listen("192.0.2.1", 8000)
     with pytest.raises(UsageError, match="cannot serve on"):
         listen("127.0.0.1", 99999)
+
+
+def test_a_completion_of_code_ends_where_its_function_ends(start):
+    body, more = "    return 2 * x", "\n\n\nprint(f(2))\n"
+    asked = {"prompt": "def f(x):\n", "max_tokens": 60, "temperature": 0, "guided_choice": [body + more]}
+    with start() as (url, _):
+        post = lambda **also: httpx.post(url + "/v1/completions", json={**asked, **also}, timeout=30)  # noqa: E731
+        assert post().json()["choices"][0]["text"] == body + more
+        choices = post(stop_rule="function", language="python", n=2).json()["choices"]
+        assert [(c["text"], c["finish_reason"]) for c in choices] == [(body, "stop")] * 2
+        lines = post(stop_rule="function", language="python", stream=True).text.split("\n\n")
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == body
+        for wrong in (
+            {"stop_rule": "function"},
+            {"stop_rule": "block", "language": "perl"},
+            {"stop_rule": "x"},
+        ):
+            assert post(**wrong).status_code == 400

@@ -16,11 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwen.chat import chatml, react
-from openqwen.engine import engine as engine_module
-from openqwen.engine.sampler import sample
 from openqwen.serve.tools import Plan, Reply
 from tests.chat.test_react import reactish
-from tests.serve.conftest import running
+from tests.serve.conftest import running, scripted
 
 pytest.importorskip("llguidance")
 CITY = {
@@ -62,33 +60,8 @@ def ask(tool_server) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def script(tool_server, tokenizer, monkeypatch) -> Callable[..., list[list[int]]]:
-    """Sets what the model writes, reply by reply; returns the list that the prompts it is shown come to.
-
-    Tokens are bytes. What a grammar forbids has no chance, so the reply then differs from the script.
-    """
-    worker = tool_server[1].worker
-    submit = worker.submit
-
-    def writes(*texts: str) -> list[list[int]]:
-        left, shown = list(texts), []
-        ids: list[int] = []
-
-        def submitted(prompts, *rest, **named):
-            shown.extend(prompts)
-            ids[:] = [*left.pop(0).encode(), tokenizer.eos_id]
-            return submit(prompts, *rest, **named)
-
-        def bent(logits, rows, index, compiled):
-            for row, place in enumerate(index.tolist()):
-                logits[row, ids[min(place, len(ids) - 1)]] += 1e4
-            return sample(logits, rows, index, compiled)
-
-        monkeypatch.setattr(worker, "submit", submitted)
-        monkeypatch.setattr(engine_module, "sample", bent)
-        return shown
-
-    return writes
+def script(tool_server, monkeypatch) -> Callable[..., list[list[int]]]:
+    return scripted(tool_server[1], monkeypatch)
 
 
 def result(call: Any, text: str) -> dict[str, Any]:

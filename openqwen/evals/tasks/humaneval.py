@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from openqwen.evals.languages import guard
+from openqwen.evals.languages import apart, given
 from openqwen.evals.task import Ask, Item, Task, no_guess, take
 
 _FENCE = re.compile(r"```[^\n]*\n(.*?)```", re.DOTALL)
@@ -73,7 +73,8 @@ def chat_program(text: str, item: Item) -> str:
 
 def _whole(item: Item, completion: str) -> str:
     name = item["entry_point"]
-    return f"{item['prompt']}{completion}\n{guard([name])}\n{item['test']}\ncheck({name})\n"
+    tests = f"{given(item['prompt'], name)}\n{item['test']}\ncheck({name})"
+    return apart(f"{item['prompt']}{completion}", tests)
 
 
 def harness_program(text: str, item: Item) -> str:

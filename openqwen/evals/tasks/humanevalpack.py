@@ -11,7 +11,7 @@ import re
 from functools import partial
 
 from openqwen.core.errors import DataError
-from openqwen.evals.languages import LANGUAGES, guard
+from openqwen.evals.languages import LANGUAGES, apart, given
 from openqwen.evals.task import Ask, Item, Task, no_guess, take
 from openqwen.evals.tasks.humaneval import _FENCE
 
@@ -152,7 +152,8 @@ def whole(code: str, item: Item, language: str) -> str:
     elif language == "go":
         return go_program(code, item["setup"], test)
     elif language == "python":
-        code += f"\n{guard([item['entry_point']])}"
+        first = _FIRST[language]
+        return apart(f"{first}{code}", f"{first}{given(item['prompt'], item['entry_point'])}\n{test}")
     return f"{_FIRST.get(language, '')}{code}\n\n{test}\n"
 
 

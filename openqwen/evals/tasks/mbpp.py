@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 
-from openqwen.evals.languages import guard
+from openqwen.evals.languages import apart
 from openqwen.evals.task import Ask, Item, Task, no_guess, take
 from openqwen.evals.tasks.humaneval import _FENCE
 
-_CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 _DEV = range(2, 5)  # the published set's few-shot examples are its tasks 2, 3 and 4
 
 
@@ -57,7 +56,7 @@ def chat_program(text: str, item: Item) -> str:
 
 def _whole(code: str, item: Item) -> str:
     tests = "\n".join(item["tests"])
-    return f"{code.strip()}\n{guard(_CALLED.findall(tests))}\n{item['setup']}\n{tests}\n"
+    return apart(code.strip(), f"{item['setup']}\n{tests}")
 
 
 def harness_query(item: Item) -> str:
@@ -69,8 +68,7 @@ def harness_answer(item: Item) -> str:
 
 
 def harness_program(text: str, item: Item) -> str:
-    tests = "\n".join(item["tests"][:3])
-    return f"{text}\n{guard(_CALLED.findall(tests))}\n{tests}\n"
+    return apart(text, "\n".join(item["tests"][:3]))
 
 
 def chat_query(item: Item) -> str:

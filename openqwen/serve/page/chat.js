@@ -1,5 +1,6 @@
 // The chat page: what people do, and what follows from it.
 
+import { offer } from "./agent.js";
 import { addGroup, chosenModels, group, judged, score, store } from "./compare.js";
 import { $, download, el, icon } from "./dom.js";
 import { fileName, fromJson, toJson, toMarkdown } from "./exchange.js";
@@ -45,6 +46,7 @@ function drawAround() {
   $("side-by-side").setAttribute("aria-pressed", String(settings.sideBySide));
   $("columns").hidden = !settings.sideBySide || server.models.length < 2;
   $("model").hidden = settings.sideBySide && server.models.length > 1;
+  $("agent").setAttribute("aria-pressed", String(settings.agent));
   $("inspect").setAttribute("aria-pressed", String(settings.inspect));
 }
 
@@ -103,8 +105,11 @@ async function finish(conversation, node) {
   clearInterval(saving);
   if (node.status === 401) $("settings-open").click(); // the server wants a key
   await save(conversation);
-  if (conversation === current) draw();
-  else drawAround();
+  if (conversation === current) {
+    const follow = atEnd();
+    draw();
+    if (follow) toEnd();
+  } else drawAround();
   $("said").textContent = node.error ? "The reply failed" : "The reply is finished";
   if (!server.reward || !words(node).trim()) return;
   try {
@@ -301,6 +306,7 @@ async function connect() {
   try {
     const { data } = await ask("/v1/models", key());
     server.models = data.map(({ id }) => id);
+    offer(data[0].agent?.tools ?? [], drawAround);
     server.rooms = Object.fromEntries(data.map(({ id, max_model_len }) => [id, max_model_len]));
     Object.assign(server, await ask("/compare", key()));
   } catch (error) {

@@ -23,11 +23,13 @@ export function addGroup(conversation, parent, models) {
   const nodes = names.map((model, i) => {
     const again = names.indexOf(model) < i; // the same seed would give the same reply
     const own = seed !== undefined && again ? { seed: seed + i } : {};
+    const twin = names.slice(0, i).filter((name) => name === model).length;
     return add(conversation, parent, {
       role: "assistant",
       content: "",
       model,
       group,
+      twin,
       blind: settings.blind,
       ...own,
     });

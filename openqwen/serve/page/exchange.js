@@ -15,6 +15,8 @@ export function toMarkdown(conversation) {
   if (conversation.system?.trim()) parts.push(`**${NAMES.system}**`, conversation.system.trim());
   for (const node of path(conversation)) {
     parts.push(`**${NAMES[node.role]}**${node.model ? ` (${node.model})` : ""}`, words(node));
+    for (const { pictures } of node.observations ?? [])
+      parts.push(...pictures.map(({ name, url }) => `![${name}](${url})`));
     for (const { function: called } of node.tool_calls ?? [])
       parts.push(`\`${called.name}(${called.arguments})\``);
   }
@@ -58,6 +60,13 @@ const right = (m) =>
 const scored = (pair) => Array.isArray(pair) && typeof pair[0] === "string" && Number.isFinite(pair[1]);
 const token = (t) => scored(t) && Array.isArray(t[2]) && t[2].every(scored);
 
+const drawn = (p) => typeof p?.name === "string" && typeof p?.url === "string";
+const observed = (o) =>
+  Number.isInteger(o?.at) &&
+  Number.isInteger(o.length) &&
+  Array.isArray(o.pictures) &&
+  o.pictures.every(drawn);
+
 function calls({ tool_calls: given }) {
   if (!Array.isArray(given)) return [];
   const read = ({ id, function: f }) => ({
@@ -79,6 +88,15 @@ function message(m) {
     if (typeof m[name] === "string") kept[name] = m[name];
   for (const name of ["reward", "rate", "count"]) if (Number.isFinite(m[name])) kept[name] = m[name];
   if (Array.isArray(m.tokens) && m.tokens.every(token)) kept.tokens = m.tokens;
+  if (Array.isArray(m.observations) && m.observations.every(observed)) {
+    kept.observations = m.observations.map(({ at, length, error, pictures }) => ({
+      at,
+      length,
+      error: error === true,
+      pictures: pictures.map(({ name, url }) => ({ name, url })),
+    }));
+    kept.agent = true;
+  }
   if (["stored", "chosen"].includes(m.preferred)) kept.preferred = m.preferred;
   return kept;
 }

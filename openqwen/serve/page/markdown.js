@@ -13,7 +13,16 @@ const PICTURE = /^data:image\/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=\s]+$/;
 
 /** A picture that stands in the text itself; null for any other address: nothing is fetched from anywhere. */
 export const picture = (address, label) =>
-  PICTURE.test(address) ? el("img", { src: address, alt: label || "picture" }) : null;
+  PICTURE.test(address) ? el("img", { src: address, alt: label || "picture", ...size(address) }) : null;
+
+/** Width and height of a PNG from its head, so that the page does not jump once it is decoded. */
+function size(address) {
+  const head = /^data:image\/png;base64,([A-Za-z0-9+/]{32})/.exec(address);
+  if (!head) return {};
+  const bytes = [...atob(head[1])].map((letter) => letter.charCodeAt(0));
+  const number = (at) => bytes.slice(at, at + 4).reduce((sum, byte) => 256 * sum + byte, 0);
+  return { width: number(16), height: number(20) };
+}
 
 // Within a line. Each reader takes the text and the place of its mark; it returns [nodes, next place] or
 // null.
@@ -347,14 +356,16 @@ const nodesOf = (lines, depth) => blocks(lines, depth).map(([, make]) => make())
 /** The nodes of a text. */
 export const markdown = (text) => nodesOf(text.split("\n"), 0);
 
+/** The blocks of a text in order: [source, what makes the node]. */
+export const textBlocks = (text) => blocks(text.split("\n"), 0);
+
 /**
- * Shows a text that grows: blocks that have not changed keep their nodes, so what is selected or scrolled
- * stays.
+ * Shows blocks that grow: those whose source has not changed keep their nodes, so what is selected or
+ * scrolled stays.
  */
-export function grow(container, text) {
+export function growBlocks(container, found) {
   if (!container.sources) container.replaceChildren();
   const before = container.sources ?? [];
-  const found = blocks(text.split("\n"), 0);
   const sources = found.map(([source]) => source);
   let same = 0;
   while (same < before.length && before[same] === sources[same]) same++;
@@ -362,3 +373,6 @@ export function grow(container, text) {
   container.append(...found.slice(same).map(([, make]) => make()));
   container.sources = sources;
 }
+
+/** Shows a text that grows. */
+export const grow = (container, text) => growBlocks(container, textBlocks(text));

@@ -6,7 +6,15 @@ import { loadSettings, saveSettings } from "./store.js";
 
 // name, label, least, most, step, what the server takes when nothing is sent, what it does
 const SAMPLING = [
-  ["temperature", "Temperature", 0, 2, 0.05, 1, "0 always takes the likeliest token"],
+  [
+    "temperature",
+    "Temperature",
+    0,
+    2,
+    0.05,
+    1,
+    "0 always takes the likeliest token; left out, so do replies with the server's tools",
+  ],
   ["top_p", "Top-p", 0.01, 1, 0.01, 1, "Keeps the likeliest tokens that together reach this probability"],
   ["top_k", "Top-k", 0, 200, 1, 0, "Keeps this many tokens; 0 keeps all"],
   ["min_p", "Min-p", 0, 1, 0.01, 0, "Drops tokens below this share of the likeliest one's probability"],
@@ -33,6 +41,7 @@ export const settings = loadSettings({
   sampling: {},
   record: true,
   tools: "",
+  agent: true, // where the server has tools
   inspect: false,
   sideBySide: false,
   blind: false,
@@ -44,11 +53,15 @@ export function change(changes) {
   saveSettings(settings);
 }
 
-/** The fields of a request. Throws when the tools are not JSON. */
-export function request() {
+/**
+ * The fields of a request. agent: the server's tools are used, and none of ours. Throws when ours are not
+ * JSON.
+ */
+export function request(agent) {
   const body = { ...settings.sampling };
   if (settings.record) Object.assign(body, { logprobs: true, top_logprobs: 6 });
-  if (settings.tools.trim()) body.tools = tools();
+  if (agent) body.agent = agent;
+  else if (settings.tools.trim()) body.tools = tools();
   return body;
 }
 

@@ -2,35 +2,88 @@
 // writes into its reply as text (Thought, Action, Action Input, Observation, Final Answer; report §A.3).
 
 import { el, icon, textButton } from "./dom.js";
-import { codeBlock, markdown, picture } from "./markdown.js";
+import { codeBlock, markdown, picture, textBlocks } from "./markdown.js";
 
 const LABEL = /^(Thought|Action Input|Action|Observation|Final Answer):/gm;
 
-/** The labelled parts of a ReAct reply, [label, text] each; null for a reply that is none. */
-export function reactParts(text) {
-  const labels = [...text.matchAll(LABEL)];
+/**
+ * The labelled parts of a ReAct reply, [label, text, observation] each; null for a reply that is none.
+ * observations: where tools' words stand, { at, length, error, pictures }; no label counts in them. begun:
+ * one label makes it such a reply, for the others are still to come.
+ */
+export function reactParts(text, observations = [], begun = false) {
+  const inside = (at) => observations.some((one) => at >= one.at && at < one.at + one.length);
+  const labels = [...text.matchAll(LABEL)].filter(({ index }) => !inside(index));
   const has = (name) => labels.some((label) => label[1] === name);
-  if (!has("Action Input") && !(has("Thought") && has("Final Answer"))) return null;
-  const parts = labels.map((label, i) => [
-    label[1],
-    text.slice(label.index + label[0].length, labels[i + 1]?.index).trim(),
-  ]);
+  const whole = has("Action Input") || (has("Thought") && has("Final Answer"));
+  if (!whole && !(begun && labels.length)) return null;
+  const parts = labels.map((label, i) => {
+    const from = label.index + label[0].length;
+    const told = label[1] === "Observation" && observations.find(({ at }) => at === from + 1);
+    if (told) return [label[1], text.slice(told.at, told.at + told.length), told];
+    return [label[1], text.slice(from, labels[i + 1]?.index).trim()];
+  });
   const before = text.slice(0, labels[0].index).trim();
   return before ? [["", before], ...parts] : parts;
 }
 
-/** The nodes of a ReAct reply: thoughts in small print, a card for each call, then the answer. */
-export function reactNodes(parts) {
-  const nodes = [];
-  let call = null;
-  for (const [label, text] of parts) {
-    if (label === "Action") nodes.push((call = card(text)));
-    else if (label === "Action Input" && call) fill(call, "Input", argumentNode(text));
-    else if (label === "Observation" && call) result(call, markdown(text));
-    else if (label === "Thought") nodes.push(el("p", { class: "thought" }, text));
-    else nodes.push(...markdown(text));
+const folded = new Set(); // cards that a person has closed
+
+/**
+ * The blocks of a ReAct reply: thoughts in small print, a card for each call, then the answer. id: of the
+ * message; working: the last call, if it has no result, runs now.
+ */
+export function reactBlocks(parts, id, working) {
+  const found = [];
+  let call = null; // the parts of the card that is being filled
+  const close = (runs) => {
+    if (!call) return;
+    const own = call;
+    const place = `${id} ${found.length}`;
+    const source = own.map(([label, text, told]) => [label, text, told?.error]);
+    found.push([JSON.stringify([source, runs]), () => callCard(own, place, runs)]);
+    call = null;
+  };
+  for (const part of parts) {
+    const [label, text] = part;
+    if (call && (label === "Action Input" || label === "Observation")) call.push(part);
+    else {
+      close(false);
+      if (label === "Action") call = [part];
+      else if (label === "Thought") {
+        if (text) found.push([`Thought: ${text}`, () => el("p", { class: "thought" }, text)]);
+      } else found.push(...textBlocks(text));
+    }
   }
-  return nodes;
+  close(working && call?.at(-1)[0] !== "Observation");
+  return found;
+}
+
+function callCard(parts, place, runs) {
+  const node = card(parts[0][1]);
+  node.open = !folded.has(place);
+  node.addEventListener("toggle", () => (node.open ? folded.delete(place) : folded.add(place)));
+  if (runs) {
+    node.querySelector(".state").textContent = "running";
+    node.classList.add("running");
+  }
+  for (const [label, text, told] of parts.slice(1)) {
+    if (label === "Action Input") fill(node, "Input", argumentNode(text));
+    else if (told) result(node, told.pictures.length || text ? output(text, told.pictures) : [], told.error);
+    else result(node, markdown(text));
+  }
+  return node;
+}
+
+/** What a tool said, letter by letter, with the pictures where it names them. */
+function output(text, pictures) {
+  const names = pictures.map(({ name }) => `picture: ${name}`);
+  const lines = text.split("\n").filter((line) => !names.includes(line));
+  const words = lines.join("\n").trim();
+  return [
+    words && el("pre", { class: "output", tabindex: 0 }, words),
+    ...pictures.map(({ name, url }) => shownPicture(url, name)),
+  ].filter(Boolean);
 }
 
 /**
@@ -64,9 +117,9 @@ export function contentNodes(content) {
   });
 }
 
-function shownPicture(address) {
+function shownPicture(address, name = "Picture from the tool") {
   return (
-    picture(address, "Picture from the tool") ??
+    picture(address, name) ??
     el(
       "p",
       { class: "note" },
@@ -89,8 +142,8 @@ function fill(node, label, ...children) {
   node.append(el("div", { class: "card-part" }, el("span", { class: "label" }, label), ...children));
 }
 
-function result(node, nodes) {
-  node.querySelector(".state").textContent = "answered";
+function result(node, nodes, failed = false) {
+  node.querySelector(".state").textContent = failed ? "failed" : "answered";
   fill(node, "Result", el("div", { class: "text" }, ...nodes));
 }
 
@@ -100,7 +153,8 @@ function argumentNode(text) {
   try {
     value = JSON.parse(text);
   } catch {
-    const fence = /^```(\w*)\n([\s\S]*?)\n?```$/.exec(text.trim()); // the code interpreter's form
+    // The code interpreter's form, whole or begun.
+    const fence = /^```(\w*)\n([\s\S]*?)\n?`{0,3}$/.exec(text.trim());
     return fence ? codeBlock(fence[2], fence[1] || "python") : codeBlock(text);
   }
   if (typeof value?.code === "string" && Object.keys(value).length === 1)

@@ -1,11 +1,11 @@
 // Drawing: the conversation, its messages, and the list of conversations.
 
 import { badge, columns, group, groups, head } from "./compare.js";
-import { $, copy, el, iconButton, textButton } from "./dom.js";
+import { $, copy, el, entry, iconButton, textButton } from "./dom.js";
 import { showTokens } from "./inspector.js";
-import { grow } from "./markdown.js";
+import { grow, growBlocks } from "./markdown.js";
 import { running } from "./reply.js";
-import { callNodes, contentNodes, reactNodes, reactParts } from "./tools.js";
+import { callNodes, contentNodes, reactBlocks, reactParts } from "./tools.js";
 import { path, siblings, words } from "./tree.js";
 
 /** What is shown and not kept: messages opened as tokens, the message being edited. */
@@ -120,17 +120,26 @@ function reply(node, context, named, rewarded = true) {
 }
 
 function fill(body, node, { results = [], answer = null } = {}) {
-  const react = node.tool_calls ? null : reactParts(words(node));
-  body.classList.toggle("writing", running.has(node.id));
+  const react = node.tool_calls ? null : reactParts(words(node), node.observations, node.agent);
+  const writing = running.has(node.id);
+  body.classList.toggle("writing", writing);
   const tokens = shown.tokens.has(node.id) && node.tokens?.length;
   if (tokens) showTokens(body, node.tokens);
-  else if (react) body.replaceChildren(...reactNodes(react));
+  else if (react) growBlocks(body, reactBlocks(react, node.id, node.agent && writing));
   else if (typeof node.content !== "string") body.replaceChildren(...contentNodes(node.content));
   else grow(body, node.content);
   if (node.tool_calls)
     body.append(...callNodes(node.tool_calls, results, answer && ((call, text) => answer(call, text))));
-  if (node.tool_calls || react || tokens) delete body.sources; // grow() begins anew
+  if (node.tool_calls || tokens) delete body.sources; // grow() begins anew
 }
+
+// How a reply with tools can end without an answer.
+const ENDS = {
+  invented: "the model wrote a tool's result itself",
+  loop: "the model made the same call again and again",
+  steps: "no answer after so many calls",
+  unfinished: "the model stopped before a call or an answer",
+};
 
 function facts(node) {
   const parts = [];
@@ -138,6 +147,7 @@ function facts(node) {
   if (node.rate) parts.push(`${node.rate >= 100 ? node.rate.toFixed(0) : node.rate.toFixed(1)} tokens/s`);
   if (node.stopped) parts.push("stopped");
   if (node.finish === "length") parts.push("cut at the longest reply");
+  if (entry(ENDS, node.ended)) parts.push(ENDS[node.ended]);
   if (!running.has(node.id) && !words(node) && !node.tool_calls && !node.error && !node.stopped)
     parts.push("empty reply");
   return parts.join(" · ");

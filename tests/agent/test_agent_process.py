@@ -1,0 +1,199 @@
+"""Functions of a Python file in a process of their own, and calls that are stopped from another thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from openqwen.agent import interpreter
+from openqwen.agent.process import FileProcess, set_apart
+from openqwen.agent.sources import open_tools
+from openqwen.agent.tools import Toolbox, from_function
+from openqwen.sandbox import Limits, backend
+from openqwen.sandbox.run import failures
+
+needs_sandbox = pytest.mark.skipif(backend() is None, reason=f"no working sandbox: {'; '.join(failures())}")
+FILE = """
+import os, sys
+kept = []
+def keep(word: str) -> list:
+    "Keeps words."
+    print("not the answer")
+    kept.append(word)
+    return kept
+def read() -> str:
+    "Reads what nobody wrote."
+    return sys.stdin.readline()
+def fail(how: str) -> str:
+    "Does not answer."
+    if how == "exits": sys.exit("no")
+    if how == "dies": os._exit(1)
+    if how == "floods": return "x" * 3_000_000
+    if how == "hands out bytes": return b"\\x00"
+    while True: pass
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def apart(file: Path) -> Iterator[Callable[[], Toolbox]]:
+    """Toolboxes of the file's functions; all of one process."""
+    with ExitStack() as stack:
+        found = open_tools([str(file)], 1.0, stack)
+        own = set_apart([*found, from_function(here)], 1.0, stack)
+        yield lambda: Toolbox(own, 1.0, 200)
+
+
+def here() -> str:
+    """Says which process it is in."""
+    return str(os.getpid())
+
+
+def test_a_process_keeps_its_state_and_its_own_input_and_output(apart: Callable[[], Toolbox]) -> None:
+    assert apart().call("keep", '{"word": "a"}') == ('["a"]', None)
+    assert apart().call("read", "{}") == ("", None)
+    assert apart().call("keep", '{"word": "b"}') == ('["a", "b"]', None)
+    assert apart().call("here", "{}") == (str(os.getpid()), None)
+    assert apart().call("keep", '{"word": "é\\n巴黎 🦜"}') == ('["a", "b", "é\\n巴黎 🦜"]', None)
+
+
+@pytest.mark.fault(
+    "agent",
+    "a function of a file hangs, exits, floods or kills its process",
+    "an observation; the next call finds a fresh process",
+)
+@pytest.mark.parametrize(
+    ("how", "told", "fresh"),
+    [
+        ("exits", "SystemExit: no", False),
+        ("dies", "the process of this tool has ended", True),
+        ("floods", "more than 1048576 bytes", True),
+        ("hands out bytes", "1 bytes that are not text", False),
+        ("hangs", "no result after 1 seconds", True),
+    ],
+)
+def test_what_goes_wrong_is_told(apart: Callable[[], Toolbox], how: str, told: str, fresh: bool) -> None:
+    apart().call("keep", '{"word": "a"}')
+    assert told in str(apart().call("fail", f'{{"how": "{how}"}}')[1])
+    assert apart().call("keep", '{"word": "b"}')[0] == ('["b"]' if fresh else '["a", "b"]')
+
+
+def test_a_process_that_died_between_two_calls_is_told_once(apart: Callable[[], Toolbox]) -> None:
+    apart().call("keep", '{"word": "a"}')
+    process = apart().tools["keep"].function.func.__self__._process  # type: ignore[attr-defined]
+    process.kill()
+    process.wait()
+    long = '{"word": "' + "b" * 100_000 + '"}'
+    assert apart().call("keep", long)[1] == "the process of this tool has ended"
+    assert apart().call("keep", '{"word": "c"}')[0] == '["c"]'
+
+
+def test_a_file_that_no_longer_runs_is_told(file: Path) -> None:
+    process = FileProcess(file, 1.0)
+    file.write_text("1 / 0")
+    box = Toolbox([from_function(here)])
+    box.tools["here"] = type(box.tools["here"])(from_function(here).declaration, lambda: process.call("here"))
+    assert box.call("here", "{}")[1] == "the process of this tool has ended"
+
+
+def stopped(box: Toolbox, name: str, arguments: str, after: float = 0.3) -> tuple[str, float]:
+    """What a call that is stopped from another thread told, and how long it took."""
+    timer = threading.Timer(after, box.stop)
+    begun = time.monotonic()
+    timer.start()
+    error = box.call(name, arguments)[1]
+    timer.join()
+    return str(error), time.monotonic() - begun
+
+
+def test_stop_ends_a_function_a_program_and_what_knows_no_end(
+    apart: Callable[[], Toolbox], tmp_path: Path
+) -> None:
+    box = apart()
+    error, seconds = stopped(box, "fail", '{"how": "hangs"}')
+    assert error == "the process of this tool has ended" and seconds < 0.9
+    assert box.call("keep", '{"word": "a"}')[1] == "the call was stopped"  # and none begins after it
+    assert apart().call("keep", '{"word": "a"}')[0] == '["a"]'
+    declared = tmp_path / "tools.json"
+    declared.write_text('[{"name": "sleep", "parameters": {}, "command": ["sleep", "30"]}]')
+    with ExitStack() as stack:
+        error, seconds = stopped(Toolbox(open_tools([str(declared)], 20.0, stack)), "sleep", "{}")
+    assert "exit code -9" in error and seconds < 3
+
+    def deaf() -> str:
+        """Hears nothing."""
+        time.sleep(2)
+        return ""
+
+    error, seconds = stopped(Toolbox([from_function(deaf)]), "deaf", "{}")
+    assert error == "the call was stopped" and seconds < 1.5
+
+
+@needs_sandbox
+@pytest.mark.fault(
+    "agent", "Ctrl-C in the middle of a cell", "the cell ends, the next one has an interpreter"
+)
+def test_ctrl_c_ends_a_cell(tmp_path: Path) -> None:
+    with interpreter.start(Limits(seconds=20.0), tmp_path) as python:
+        box = Toolbox([python.tool])
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            box.call(interpreter.NAME, "while True: pass")
+        begun = time.monotonic()
+        time.sleep(0.5)
+        assert box.call(interpreter.NAME, "1 + 1") == (f"{interpreter.LOST}\n2", None)
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.fault("agent", "the process that runs a tool is killed during a call", "the tool ends, too")
+def test_a_function_does_not_outlive_who_called_it(tmp_path: Path) -> None:
+    file, mark = tmp_path / "busy.py", tmp_path / "pid"
+    file.write_text(
+        "import os\n"
+        "def spin(mark: str) -> str:\n"
+        "    'Never answers.'\n"
+        "    with open(mark + '.part', 'w') as out: out.write(str(os.getpid()))\n"
+        "    os.rename(mark + '.part', mark)\n"
+        "    while True: pass\n"
+    )
+    calls = "import sys, pathlib, openqwen.agent.process as p; file, mark = sys.argv[1:]"
+    calls += "; p.FileProcess(pathlib.Path(file), 60.0).call('spin', mark=mark)"
+    caller = subprocess.Popen([sys.executable, "-c", calls, str(file), str(mark)])
+    try:
+        wait_until(mark.exists)
+    finally:
+        caller.kill()
+        caller.wait()
+    wait_until(lambda: not alive(int(mark.read_text())))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process that is more than its exit code."""
+    state = Path(f"/proc/{pid}/stat")
+    try:
+        return state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

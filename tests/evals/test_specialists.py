@@ -1,0 +1,96 @@
+"""The pure parts of benchmarks/specialists.py: intervals, what is trained on, what is held out."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from openqwen.data.primer import benchmarks, tasks
+from openqwen.math_qwen import check
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def specialists() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import specialists
+    finally:
+        sys.path.pop(0)
+    return specialists
+
+
+@pytest.mark.parametrize(
+    "runs", [[1.0, 3.0], [1.0, 2.0, 6.0], [0.5, 0.75, 1.5, 4.0], [3.0, 1.0, 4.0, 1.5, 9.0]]
+)
+def test_intervals_are_students(specialists: ModuleType, runs: list[float]) -> None:
+    """The ends, in standard errors, enclose 95 % of the t distribution's mass, as torch has it."""
+    count = len(runs)
+    found = specialists.difference(
+        [{"a": run + 5, "b": run - 5} for run in runs], [{"a": 0.0, "b": 0.0}] * count
+    )
+    low, high = found["over_seeds"]
+    assert found["difference"] == pytest.approx(statistics.mean(runs)) == pytest.approx((low + high) / 2)
+    end = (high - low) / 2 / (statistics.stdev(runs) / math.sqrt(count))
+    x = torch.linspace(-end, end, 100_001, dtype=torch.float64)
+    density = torch.distributions.StudentT(torch.tensor(count - 1.0, dtype=torch.float64)).log_prob(x).exp()
+    assert torch.trapezoid(density, x).item() == pytest.approx(0.95, abs=1e-4)
+
+
+def test_questions_are_resampled_with_all_their_seeds(specialists: ModuleType) -> None:
+    """What differs between seeds alone, and not between questions, leaves the interval over questions empty."""
+    ours = [{"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 3.0}]
+    found = specialists.difference(ours, [{"a": 0.0, "b": 0.0}] * 2)
+    assert found["over_questions"] == (2.0, 2.0) and found["questions"] == 2
+    assert found["over_seeds"][0] < 0 < found["over_seeds"][1]
+    with pytest.raises(KeyError):
+        specialists.difference(ours, [{"a": 0.0}] * 2)
+
+
+def test_a_win_needs_both_intervals_on_the_better_side(specialists: ModuleType) -> None:
+    below, across = (-2.0, -1.0), (-2.0, 1.0)
+    assert specialists.wins({"over_seeds": below, "over_questions": below}, True)
+    assert not specialists.wins({"over_seeds": below, "over_questions": below}, False)
+    for intervals in ((below, across), (across, below)):
+        assert not specialists.wins(dict(zip(("over_seeds", "over_questions"), intervals)), True)
+
+
+def test_nothing_held_out_is_trained_on(specialists: ModuleType) -> None:
+    made = specialists.problems(400)
+    assert len({one["question"] for one in made}) == len(made) > 200
+    assert {tasks.split_of(one["question"]) for one in made} == {"train"}
+    assert not {one["question"] for one in made} & {
+        one["question"] for one in benchmarks.math(random.Random(3), 60)
+    }
+    for one in made:
+        assert check.is_right(one["answer"], Fraction(one["answer"].split("#### ")[1])), one
+    kept = {
+        tasks.function(operation, number)
+        for operation in tasks.OPERATIONS
+        for number in tasks.CODE_NUMBERS
+        if tasks.split_of(tasks.code_key(operation, number)) == "train"
+    }
+    for conversation in specialists.programming(100):
+        for turn in conversation["messages"][1::2]:
+            lines = turn["content"].split("\n")[1:-1]
+            assert "\n".join(line for line in lines if '"""' not in line) in kept
+
+
+def test_whole_repositories_are_held_out(specialists: ModuleType, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "given" / name / ".git").mkdir(parents=True)
+        (tmp_path / "given" / name / "x.py").write_text(f"{name} = 1\n")
+    specialists.write_repositories(tmp_path, tmp_path / "absent.jsonl.gz", tmp_path / "given")
+    trained, heldout = (tmp_path / part for part in ("repositories", "repositories-heldout"))
+    assert [folder.name for folder in sorted(trained.iterdir())] == ["b", "c"]
+    assert [folder.name for folder in sorted(heldout.iterdir())] == ["a", "d"]
+    assert (trained / "b" / "x.py").read_text() == "b = 1\n" and not (trained / "b" / ".git").exists()

@@ -1,0 +1,166 @@
+"""Other bad luck of the trainings: each ends, with or without being started again, in the bits of a run without it.
+
+The newest checkpoint is torn, the disk is full in the middle (a small file system of its own), SIGTERM comes, the clock
+jumps, one of two processes dies. OPENQWEN_FAULTS: how often each of them happens to each training.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from faults import small_runs
+from faults.compared import Runs, watched
+from faults.record import record
+from train import forked
+
+FAULTS = int(os.environ.get("OPENQWEN_FAULTS", "10"))
+SEED = 12
+TRAININGS = ("pretrain", "sft", "reward", "ppo")
+DISK_MB = 24
+DAY = 86_400.0
+
+
+def torn(runs: Runs, rng: random.Random) -> bool:
+    """Killed once it has two checkpoints, and then a file of the newer one is cut short. False: it was quicker."""
+    process = runs.start(runs.out)
+    while process.is_alive() and len(saved_in(runs.out)) < 2:
+        time.sleep(0.002)
+    process.kill()
+    runs.code(process)
+    saved = saved_in(runs.out)
+    if len(saved) < 2 or (runs.out / "DONE").exists():
+        return False
+    file = rng.choice(sorted(saved[-1].iterdir()))
+    file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size)])
+    return True
+
+
+def saved_in(out: Path) -> list[Path]:
+    return sorted((out / "checkpoints").glob("step-*"))
+
+
+def terminated(runs: Runs, rng: random.Random) -> bool:
+    """SIGTERM at a random moment: 130 once a training listens, saved; before that it ends at once."""
+    process = runs.start(runs.out)
+    process.join(rng.uniform(0.2, 1) * runs.seconds)
+    process.terminate()
+    code = runs.code(process)
+    assert code in (0, 130, -15), (code, runs.log.read_text(errors="replace"))
+    return code == 130
+
+
+def clock(seed: int) -> None:
+    """From now on the clock jumps by up to a day, to and fro, each time that somebody looks."""
+    watched()
+    real, rng = time.time, random.Random(seed)
+    time.time = lambda: real() + rng.uniform(-DAY, DAY)
+
+
+def jumped(runs: Runs, rng: random.Random) -> bool:
+    """The run's whole life with a clock that jumps; killed once besides."""
+    jumping = partial(clock, rng.randrange(1 << 30))
+    process = runs.start(runs.out, prepare=jumping)
+    process.join(rng.uniform(0.3, 1) * runs.seconds)
+    process.kill()
+    runs.code(process)
+    process = runs.start(runs.out, prepare=jumping)
+    assert runs.code(process) == 0, runs.log.read_text(errors="replace")
+    return True
+
+
+def widowed(runs: Runs, rng: random.Random) -> bool:
+    """Of two processes one is killed: the other ends in an error by itself. One process goes on."""
+    words = [*runs.words, "--out", str(runs.out)]
+    running = forked.together(2, words, runs.log.with_name("ranks"))
+    dead = rng.randrange(2)
+    running[dead].join(rng.uniform(0.3, 1) * runs.seconds)
+    died = running[dead].is_alive()
+    running[dead].kill()
+    codes = forked.end(running)
+    assert None not in codes and (not died or codes[1 - dead] != 0 or (runs.out / "DONE").exists()), codes
+    return died
+
+
+def filled(runs: Runs, rng: random.Random) -> bool:
+    """The disk has a random little room left: one clear error. False: it was enough."""
+    free = shutil.disk_usage(runs.out.parent).free
+    ballast = runs.out.parent / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free - rng.randrange(4096, 4 << 20)))
+    code = runs.code(runs.start(runs.out))
+    said = runs.log.read_text(errors="replace")
+    ballast.unlink()
+    assert code == 0 or "disk is full" in said or "No space left" in said or "too little disk" in said, said
+    assert "Traceback" not in said, said
+    return code != 0
+
+
+Fault = Callable[[Runs, random.Random], bool]
+EVERYWHERE: dict[str, Fault] = {"torn checkpoints": torn, "SIGTERM": terminated, "jumping clocks": jumped}
+
+
+def suffer(runs: Runs, fault: Fault, times: int, rng: random.Random) -> list[str]:
+    """Lets a fault happen so many times, each time to a run from its start that is then let end; what differs."""
+    found, happened, attempts = [], 0, 0
+    while happened < times:
+        attempts += 1
+        assert attempts <= 20 * times, f"{fault.__name__} happened {happened} times in {attempts} attempts"
+        happened += fault(runs, rng)
+        found += runs.finish()
+        shutil.rmtree(runs.out)
+    return found
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system of its own can be mounted by root only")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.fault("training", "SIGTERM comes or the clock jumps in any training", "same bits")
+@pytest.mark.slow
+def test_faults_leave_no_trace(finished_tour: Path, tmp_path: Path) -> None:
+    runs = Runs("pretrain", small_runs.words("pretrain", finished_tour, tmp_path), tmp_path)
+    for fault in EVERYWHERE.values():
+        assert suffer(runs, fault, 1, random.Random(SEED)) == []
+
+
+@pytest.mark.long
+def test_every_fault_of_every_training(finished_tour: Path, small_disk: Path, tmp_path: Path) -> None:
+    begun, counts, differing = time.monotonic(), Counter[str](), list[str]()
+    for name in TRAININGS:
+        words = small_runs.words(name, finished_tour, tmp_path)
+        shards = [] if name == "ppo" else ["--parallel.shards", "2"]
+        runs = Runs(name, [*words, *shards], small_disk)
+        runs.log = tmp_path / "log.txt"  # which a full disk would cut off
+        faults = EVERYWHERE | {"full disks": filled}
+        if name != "ppo":  # which is one process
+            faults["dead ranks"] = widowed
+        for fault, happens in faults.items():
+            differing += suffer(runs, happens, FAULTS, random.Random(f"{SEED} {name} {fault}"))
+            counts[fault] += FAULTS
+            print(name, fault, differing, flush=True)
+        shutil.rmtree(runs.whole)
+    record(
+        "Other faults of pretraining, finetuning, reward model and PPO",
+        **{name.replace(" ", "_"): count for name, count in counts.items()},
+        differing=len(differing),
+        seconds=round(time.monotonic() - begun),
+        seed=SEED,
+    )
+    assert differing == []
