@@ -259,6 +259,25 @@ def agent_has_tools(command: str, folder: Path) -> None:
     assert "twice" in output(command.replace("PATH", "tools.py"), folder, "/tools\nhello\n/quit\n")
 
 
+def server_has_tools(command: str, folder: Path) -> None:
+    (folder / "tools.py").write_text(
+        'def twice(number: int) -> int:\n    """Doubles a number."""\n    return 2 * number\n',
+        encoding="utf-8",
+    )
+    with served(command.replace("PATH", "tools.py"), folder, "/health") as address:
+        assert "twice" in urllib.request.urlopen(f"{address}/v1/models", timeout=10).read().decode()
+
+
+def code_is_completed(command: str, folder: Path) -> None:
+    (folder / "code").mkdir()
+    (folder / "code" / "sums.py").write_text("def add_two(a, b):\n    return a + b\n", encoding="utf-8")
+    file = folder / "code" / "main.py"
+    file.write_text("from sums import add_two\n\ndef add_three(a, b, c):\n", encoding="utf-8")
+    command = command.replace("FILE:LINE", "code/main.py:4").replace("FOLDER", "code")
+    output(command, folder)
+    assert "def add_two" in output(f"{command} --show-prompt", folder)
+
+
 def curves_are_drawn(command: str, folder: Path) -> None:
     output(command, folder)
     page = (folder / "out" / "page" / "report.html").read_text(encoding="utf-8")
@@ -412,6 +431,8 @@ AFTER_A_TOUR: dict[str, Check] = {
     "openqwen table 2 --model out/tour/base --data PATH --out out/table2": table_is_filled,
     "openqwen eval verify out/table2": numbers_are_verified,
     "openqwen agent out/tour/rlhf --tools PATH": agent_has_tools,
+    "openqwen serve out/tour/rlhf --tools PATH": server_has_tools,
+    "openqwen complete FILE:LINE --model out/tour/base --repository FOLDER --stop function": code_is_completed,
     ALTERNATIVES: alternatives_stand_on_one_table,
     "openqwen report out/tour --out out/page": curves_are_drawn,
     "openqwen export out/tour/rlhf --format qwen2 --out qwen2": model_is_exported,

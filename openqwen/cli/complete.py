@@ -32,7 +32,9 @@ def complete(
     model: Path,
     repository: Path | None = None,
     stop: Literal["line", "block", "function", "file"] = "file",
-    max_tokens: Annotated[int, Parameter(help="Tokens at most.")] = 256,
+    max_tokens: Annotated[
+        int | None, Parameter(help="Tokens at most; without it 256, or a quarter of a shorter context.")
+    ] = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -72,6 +74,7 @@ def complete(
     others, unread = read_others(root) if repository else ({}, {})
     tokenizer = load_tokenizer(model)
     length = context or open_checkpoint(model).config.max_length
+    max_tokens = min(256, length // 4) if max_tokens is None else max_tokens
     room = length - max_tokens
     if max_tokens < 1 or room < 1:
         raise UsageError(
