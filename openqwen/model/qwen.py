@@ -126,6 +126,7 @@ class Block(nn.Module):
         if context.asked is not None:
             x = x.flatten(0, -2).index_select(0, context.asked.given)  # (m, C)
         x = x + self.dropout(mixed)
+        del mixed  # its memory is wanted by what follows
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 

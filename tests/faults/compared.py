@@ -111,6 +111,7 @@ class Runs:
 def held(folder: Path) -> dict[str, Any]:
     """Everything in an artefact's folder but the times at which it came about."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if path.parent.name != "tensorboard"]  # named by time and process
     files = {str(path.relative_to(folder)): path for path in paths}
     found: dict[str, Any] = {name: files[name].read_bytes() for name in files if name not in TIMES}
     if "metrics.jsonl" in files:
