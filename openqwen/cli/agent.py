@@ -9,17 +9,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from openqwen.cli.common import Out, Plan, Recipes, Settings, run_stage
+from openqwen.cli.common import Out, Plan, Recipes, Settings, Tools, run_stage
 from openqwen.core.errors import UsageError
 
 
 def agent(
     model: str,
     *,
-    tools: Annotated[
-        list[str] | None,
-        Parameter(help="FILE.py, FILE.json, or mcp: and a server's address or command; may be repeated."),
-    ] = None,
+    tools: Tools = None,
     interpreter: Annotated[
         bool, Parameter(negative="", help="Also give it Python in the sandbox, kept from call to call.")
     ] = False,

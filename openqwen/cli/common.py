@@ -18,6 +18,10 @@ from openqwen.core.console import note
 from openqwen.core.errors import OpenQwenError, UsageError
 from openqwen.stages import STAGES, Stage
 
+Tools = Annotated[
+    list[str] | None,
+    Parameter(help="FILE.py, FILE.json, or mcp: and a server's address or command; may be repeated."),
+]
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, help="Settings: --optim.lr 2e-4 and so on.")]
 Recipes = Annotated[
     list[str] | None, Parameter(name="--recipe", help="Recipe name or TOML file; may be repeated.")

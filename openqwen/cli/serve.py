@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
+from openqwen.cli.common import Tools
 from openqwen.core.errors import UsageError
 
 Compiled = Annotated[
@@ -65,10 +66,7 @@ def serve(
     also: list[str] | None = None,
     reward: Path | None = None,
     preferences: Path | None = None,
-    tools: Annotated[
-        list[str] | None,
-        Parameter(help="FILE.py, FILE.json, or mcp: and a server's address or command; may be repeated."),
-    ] = None,
+    tools: Tools = None,
     interpreter: Annotated[
         bool, Parameter(negative="", help="Also give it Python in the sandbox, kept from reply to reply.")
     ] = False,
