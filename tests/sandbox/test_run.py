@@ -78,7 +78,9 @@ for _ in range(200):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         fallen = pool.submit(run_program, bomb, time_limit=3.0)
         while not fallen.done():
-            result = run_program("import os; child = os.fork(); print(child >= 0, flush=True); child and os.wait()")
+            result = run_program(
+                "import os; child = os.fork(); print(child >= 0, flush=True); child and os.wait()"
+            )
             assert result.stdout == "True\nTrue\n", result
 
 
