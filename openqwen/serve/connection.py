@@ -11,6 +11,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -41,11 +42,25 @@ class Timer:
             self._running = None
 
 
+class _Open:
+    """A transport that drops what is written once it is closing. asyncio's own drops it as well and logs each time."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(H11Protocol):
     """uvicorn's HTTP/1.1 with a limit on how long a client may keep it waiting. Refusals are OpenAI's errors."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Open(transport))  # type: ignore[arg-type]
         self._head = Timer(HEAD_SECONDS, self._no_head)
         self._reader = Timer(READ_SECONDS, self._drop)
         self._last = Timer(LAST_SECONDS, transport.close)
@@ -66,6 +81,15 @@ class Connection(H11Protocol):
         else:
             self._head.stop()
 
+    def eof_received(self) -> None:
+        """The client has stopped writing: asyncio closes now, and what is written from here on goes nowhere."""
+        self._client_is_gone()
+
+    def _client_is_gone(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def _no_head(self) -> None:
         self._refuse(408, f"the request's head did not arrive within {HEAD_SECONDS:g} s", "too_slow")
 
@@ -77,9 +101,7 @@ class Connection(H11Protocol):
         """Answers, if no answer has begun, and closes."""
         self._refused = True
         self._head.stop()
-        if self.cycle is not None and not self.cycle.response_complete:  # as for a client that has gone
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._client_is_gone()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import select
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
 
 from openqwen.serve import connection
 from openqwen.serve.server import listen
@@ -157,6 +161,44 @@ def test_bodies_held_are_bounded_for_all_clients_together(start, monkeypatch):
             for sock in socks:
                 sock.close()
         wait_until(lambda: httpx.post(url + "/tokenize", json={"prompt": "x" * 2**18}).status_code == 200)
+
+
+@pytest.mark.fault("server", "a client goes away while many pieces of its reply are ready", "nothing is logged")
+def test_pieces_for_a_client_that_has_gone_are_dropped_silently(caplog):
+    """asyncio logs each write to a closing connection, from the fifth on."""
+    sent, gone = [], threading.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        piece = {"type": "http.response.body", "body": b"x" * 10, "more_body": True}
+        await send(piece)
+        await asyncio.sleep(0)
+        assert gone.wait(10)  # the loop stands still, as under load
+        for _ in range(20):
+            await send(piece)
+            sent.append(piece)
+
+    def leave(address: tuple[str, int]) -> None:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            while b"x" * 10 not in sock.recv(65536):
+                pass
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+
+    async def main() -> None:
+        config = uvicorn.Config(app, http=connection.Connection, lifespan="off")
+        config.load()
+        state = uvicorn.Server(config).server_state
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: connection.Connection(config, state, {}), "127.0.0.1", 0
+        )
+        await asyncio.to_thread(leave, listening.sockets[0].getsockname())
+        await asyncio.gather(*state.tasks)
+        listening.close()
+
+    asyncio.run(main())
+    assert len(sent) == 20 and not caplog.records
 
 
 def test_more_files_are_allowed_than_the_shell_did():
