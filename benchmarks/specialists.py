@@ -35,18 +35,32 @@ from safetensors.numpy import load_file
 
 from openqwen.core.artifact import environment, read_jsonl, write_json, write_jsonl
 from openqwen.core.intervals import bootstrap
-from openqwen.data.primer import pages, tasks
+from openqwen.data.primer import benchmarks, pages, tasks
+from openqwen.data.primer.world import Lang
 from openqwen.data.sources.standard_library import SKIPPED_FOLDERS, stdlib_folder
 from openqwen.evals.tasks import humaneval
 from openqwen.report.figures import COLOURS, INK, canvas, picture
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESULTS = Path(__file__).with_name("results")
-SEEDS = (1, 2, 3)  # another one, 0, served to choose the steps of the recipes, on these same questions
+# Another one, 0, served to choose the recipes' steps and the data, with the questions of the primer's benchmarks.
+SEEDS = (1, 2, 3)
+# The primer's split that the questions are of: no stage trains on it, and nothing was chosen by it.
+ASKED: tasks.Split = "heldout"
 BASE_STEPS = 400  # of the tour's 2700: a base model that leaves its children something to learn
 MIX = '{code = 0.8, "*" = 0.2}'
 CONVERSATIONS = 1500  # about programs, for the code specialist's second finetuning
 PROBLEMS = 5300  # drawn of the primer's world; those held out and repetitions are left out
+SPOKEN: dict[Lang, dict[str, tuple[str, ...]]] = {
+    "en": {
+        "+": ("Add {b} to {a}.", "{a} plus {b} is what?", "What do {a} and {b} make together?"),
+        "-": ("Take {b} from {a}.", "{a} minus {b} is what?", "What is left of {a} without {b}?"),
+    },
+    "zh": {
+        "+": ("{a} 加 {b} 得几？", "把 {b} 加到 {a} 上。", "{a} 与 {b} 的和是几？"),
+        "-": ("{a} 减 {b} 得几？", "从 {a} 中减去 {b}。", "{a} 与 {b} 的差是几？"),
+    },
+}
 HELD_OUT = {  # of ../shared/data/code: for each of its languages a repository that nothing is trained on
     "axios-axios", "pallets-click", "spf13-cobra", "serde-rs-serde", "apache-commons-lang", "google-leveldb",
 }  # fmt: skip
@@ -215,13 +229,22 @@ def problems(count: int) -> list[dict[str, str]]:
     rng = random.Random("specialists")
     makers: tuple[Callable[[], tasks.Item], ...] = (
         lambda: tasks.word_problem(rng, "en"),
-        lambda: tasks.word_problem(rng, "en"),
         lambda: tasks.word_problem(rng, "zh"),
         lambda: tasks.arithmetic(rng, rng.choice(("en", "zh"))),
+        lambda: spoken(rng),
         lambda: chain(rng),
     )
     drawn = [rng.choice(makers)() for _ in range(count)]
     return [form(item) for item in {item.question: item for item in drawn if item.split == "train"}.values()]
+
+
+def spoken(rng: random.Random) -> tasks.Item:
+    """A sum or a difference in words that the primer does not use, so that there are more of them to learn from."""
+    a, sign, b = rng.choice(tasks.sum_pairs())
+    text, value = tasks.equation(a, sign, b)
+    lang = rng.choice(tuple(SPOKEN))
+    question = rng.choice(SPOKEN[lang][sign]).format(a=a, b=b)
+    return tasks.Item("spoken", lang, question, str(value), text, ())
 
 
 def form(item: tasks.Item) -> dict[str, str]:
@@ -240,11 +263,20 @@ def chain(rng: random.Random) -> tasks.Item:
 
 
 def write_sets(out: Path) -> None:
-    """Folders of questions: one file of the primer's, and the held-out problems of the families in GSM8K's form."""
-    for name in SETS:
+    """Folders of questions in the published sets' forms: programs, problems, words, and the held-out families."""
+    rng = random.Random("questions")
+    functions = benchmarks.programs(rng, ASKED)
+    drawn = {
+        "humaneval": benchmarks.humaneval(functions, rng),
+        "mbpp": benchmarks.mbpp(functions, rng),
+        "gsm8k": benchmarks.gsm8k(rng, 120, ASKED),
+        "math": benchmarks.math(rng, 60, ASKED),
+        "bbh": benchmarks.bbh(rng, 30, ASKED),
+    }
+    for name, records in drawn.items():
         folder = out / "sets" / SETS[name]
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(out / "primer" / "benchmarks" / f"{name}.jsonl", folder)
+        write_jsonl(folder / f"{name}.jsonl", records)
     families = [
         {
             "id": record["id"],
@@ -254,12 +286,11 @@ def write_sets(out: Path) -> None:
         for record in read_jsonl(out / "math" / "heldout.jsonl")
         if "/" not in record["answer"]  # the set's form has no fractions
     ]
-    rng = random.Random("sums")
-    drawn = {
-        item.question: item
-        for item in (tasks.arithmetic(rng, lang) for lang in ("en", "zh") for _ in range(2000))
+    both: tuple[Lang, Lang] = ("en", "zh")
+    every = {
+        item.question: item for lang in both for item in (tasks.arithmetic(rng, lang) for _ in range(4000))
     }
-    sums = [form(item) for item in drawn.values() if item.split == "benchmark"]
+    sums = [form(item) for item in every.values() if item.split == ASKED]
     for name, records in (("families", families), ("sums", sums)):
         (out / "sets" / name).mkdir(exist_ok=True)
         write_jsonl(out / "sets" / name / "gsm8k.jsonl", records)

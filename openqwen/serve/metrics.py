@@ -5,12 +5,43 @@ Ours. One registry a server, so that several servers in one process (tests) do n
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from openqwen.engine.engine import Engine
 from openqwen.engine.sequence import Completion
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's struct mallinfo2, mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+def malloc_bytes() -> Callable[[], float] | None:
+    """What tells the bytes that malloc has given out. None where it does not say: not glibc, or older than 2.33.
+
+    Resident memory of a long-lived process grows by pieces that are free between others; only this tells a leak.
+    """
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, TypeError):  # another C library; Windows has no CDLL(None)
+        return None
+    mallinfo.restype = _Mallinfo
+
+    def given_out() -> float:
+        found = mallinfo()
+        return float(found.uordblks + found.hblkhd)
+
+    return given_out
 
 
 class ServerMetrics:
@@ -30,6 +61,11 @@ class ServerMetrics:
         )
         self.running = Gauge("openqwen_running", "Replies being generated", registry=self.registry)
         self.waiting = Gauge("openqwen_waiting", "Replies waiting for a row", registry=self.registry)
+        held = "Memory in use by C code, PyTorch's on the CPU included; what the allocator keeps free is not in it"
+        if (malloc := malloc_bytes()) is not None:
+            Gauge("openqwen_malloc_bytes", held, registry=self.registry).set_function(malloc)
+        blocks = Gauge("openqwen_python_blocks", "Blocks of memory in use by Python", registry=self.registry)
+        blocks.set_function(sys.getallocatedblocks)
         self.first_token = Histogram(
             "openqwen_first_token_seconds",
             "Time from request to first update",

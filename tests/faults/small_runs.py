@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "rrhf": (
         "rrhf --policy {tour}/chat --reward {tour}/reward --prompts {tour}/primer/prompts.train.jsonl "
-        f"{SMALL} --drawing.max_new_tokens 100 --heldout 10 --responses 4 --epochs 1 --batch_size 8"
+        f"{SMALL} --drawing.max_new_tokens 100 --heldout 10 --epochs 1 --batch_size 8"
     ),
     "compare": (
         "compare --model chat={tour}/chat --model rlhf={tour}/rlhf --reward {tour}/reward "

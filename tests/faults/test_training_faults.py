@@ -27,6 +27,12 @@ SEED = 12
 TRAININGS = ("pretrain", "sft", "reward", "ppo")
 DISK_MB = 24
 DAY = 86_400.0
+TWO = [
+    "--parallel.shards",
+    "2",
+    "--parallel.timeout",
+    "60",
+]  # a process that dies before it comes is waited for so long
 
 
 def torn(runs: Runs, rng: random.Random) -> bool:
@@ -145,8 +151,7 @@ def test_every_fault_of_every_training(finished_tour: Path, small_disk: Path, tm
     begun, counts, differing = time.monotonic(), Counter[str](), list[str]()
     for name in TRAININGS:
         words = small_runs.words(name, finished_tour, tmp_path)
-        shards = [] if name == "ppo" else ["--parallel.shards", "2"]
-        runs = Runs(name, [*words, *shards], small_disk)
+        runs = Runs(name, words if name == "ppo" else [*words, *TWO], small_disk)
         runs.log = tmp_path / "log.txt"  # which a full disk would cut off
         faults = EVERYWHERE | {"full disks": filled}
         if name != "ppo":  # which is one process

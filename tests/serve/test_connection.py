@@ -163,7 +163,9 @@ def test_bodies_held_are_bounded_for_all_clients_together(start, monkeypatch):
         wait_until(lambda: httpx.post(url + "/tokenize", json={"prompt": "x" * 2**18}).status_code == 200)
 
 
-@pytest.mark.fault("server", "a client goes away while many pieces of its reply are ready", "nothing is logged")
+@pytest.mark.fault(
+    "server", "a client goes away while many pieces of its reply are ready", "nothing is logged"
+)
 def test_pieces_for_a_client_that_has_gone_are_dropped_silently(caplog):
     """asyncio logs each write to a closing connection, from the fifth on."""
     sent, gone = [], threading.Event()

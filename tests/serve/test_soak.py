@@ -55,7 +55,8 @@ class Tally:
     replies: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    memory: list[tuple[float, float]] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)  # MiB resident at a time
+    in_use: list[tuple[float, float]] = field(default_factory=list)  # MiB that malloc has given out
 
     def add(self, kind: str, seconds: float, right: bool, what: object) -> None:
         self.replies[kind] += 1
@@ -70,30 +71,47 @@ class Tally:
             f"{times[min(len(times) - 1, int(share * len(times)))]:.2f}" for share in (0.5, 0.95, 0.99, 1)
         )
 
-    def growth(self) -> tuple[float, float]:
-        """MiB that memory grew by after warming up, by the line through the samples, and the samples' scatter about it."""
-        kept = [sample for sample in self.memory if sample[0] >= WARM * self.memory[-1][0]]
-        slope, level = statistics.linear_regression(*zip(*kept))
-        rest = [size - level - slope * at for at, size in kept]
-        return slope * (kept[-1][0] - kept[0][0]), statistics.pstdev(rest)
+    def grown(self) -> dict[str, float]:
+        """MiB by which memory grew after warming up, by the line through the samples, and their scatter about it."""
+        found = {}
+        for name, samples in {"resident": self.memory, "in_use": self.in_use}.items():
+            kept = [sample for sample in samples if sample[0] >= WARM * samples[-1][0]]
+            slope, level = statistics.linear_regression(*zip(*kept))
+            rest = [size - level - slope * at for at, size in kept]
+            found[f"{name}_MiB_grown"] = round(slope * (kept[-1][0] - kept[0][0]), 1)
+            found[f"{name}_MiB_scatter"] = round(statistics.pstdev(rest), 1)
+        return found
+
+
+def gauge(text: str, name: str) -> float:
+    return float(text.partition(f"\n{name} ")[2].split("\n")[0])
 
 
 async def hold(
-    tally: Tally, process: int, seconds: float, clients: list[Callable[[], Awaitable[None]]]
+    tally: Tally, at: tuple[str, int], seconds: float, clients: list[Callable[[], Awaitable[None]]]
 ) -> None:
     """Each client asks again and again until the time is up, and reads its last reply to the end."""
-    began = time.monotonic()
+    began, (url, process) = time.monotonic(), at
 
     async def client(once: Callable[[], Awaitable[None]]) -> None:
         while time.monotonic() - began < seconds:
             await once()
 
     async def watch() -> None:
-        while (at := time.monotonic() - began) < seconds:
-            tally.memory.append((at, memory(process)))
-            await asyncio.sleep(seconds / 200)
+        async with httpx.AsyncClient(timeout=60) as asking:
+            while (now := time.monotonic() - began) < seconds:
+                tally.memory.append((now, memory(process)))
+                held = gauge((await asking.get(url + "/metrics")).text, "openqwen_malloc_bytes")
+                tally.in_use.append((now, held / 2**20))
+                await asyncio.sleep(seconds / 200)
 
     await asyncio.gather(watch(), *(client(once) for once in clients))
+
+
+def flat(grown: dict[str, float], tally: Tally) -> None:
+    """What is in use does not grow beyond its scatter; what is resident may by what lies free between it."""
+    assert grown["in_use_MiB_grown"] <= grown["in_use_MiB_scatter"], grown
+    assert grown["resident_MiB_grown"] < 0.05 * tally.memory[-1][1], grown
 
 
 def nothing_left(url: str, rows: int) -> None:
@@ -113,7 +131,7 @@ def nothing_left(url: str, rows: int) -> None:
         async with httpx.AsyncClient() as client:
             while not all(task.done() for task in streams):
                 text = (await client.get(url + "/metrics")).text
-                most = max(most, float(text.partition("\nopenqwen_running ")[2].split("\n")[0]))
+                most = max(most, gauge(text, "openqwen_running"))
         assert all(reply.texts == {0: "A" * 100} for reply in await asyncio.gather(*streams))
         return most
 
@@ -156,18 +174,18 @@ def test_streams_that_are_held_are_all_right(loaded, model, tokenizer, count, se
     url, process = loaded
     right = expected(Engine(model, tokenizer), count)
     tally = Tally()
-    asyncio.run(hold(tally, process, seconds, [streaming(url, n, right[n], tally) for n in range(count)]))
+    asyncio.run(hold(tally, loaded, seconds, [streaming(url, n, right[n], tally) for n in range(count)]))
     assert tally.wrong == [] and tally.replies.total() >= count
     nothing_left(url, 64)
     if seconds == HELD:
-        grown, scatter = tally.growth()
+        grown = tally.grown()
         record(
             "streams held", clients=count, seconds=round(seconds), replies=tally.replies["streams"],
             left_in_the_middle=tally.replies["left"], wrong_or_lost=len(tally.wrong),
-            reply_seconds_p50_p95_p99_max=tally.latency("streams"), memory_grown_MiB=round(grown, 1),
-            memory_scatter_MiB=round(scatter, 1), memory_at_most_MiB=round(memory(process, peak=True)),
+            reply_seconds_p50_p95_p99_max=tally.latency("streams"), **grown,
+            resident_MiB_at_most=round(memory(process, peak=True)),
         )  # fmt: skip
-        assert grown < 0.05 * tally.memory[-1][1]
+        flat(grown, tally)
 
 
 async def post(url: str, path: str, request: dict[str, Any]) -> tuple[int, Any]:
@@ -264,15 +282,14 @@ def test_mixed_traffic_is_served_and_leaves_nothing(loaded, count, seconds):
         "choices": httpx.post(url + CHAT, json=request, timeout=60).json()["choices"],
     }
     tally = Tally()
-    asyncio.run(hold(tally, process, seconds, [mixed(url, number, known, tally) for number in range(count)]))
+    asyncio.run(hold(tally, loaded, seconds, [mixed(url, number, known, tally) for number in range(count)]))
     assert tally.wrong == [] and len(tally.replies) == 7
     nothing_left(url, 64)
     if seconds == HELD:
-        grown, scatter = tally.growth()
+        grown = tally.grown()
         tails = {f"{kind}_seconds_p50_p95_p99_max": tally.latency(kind) for kind in sorted(tally.seconds)}
         record(
             "mixed traffic", clients=count, seconds=round(seconds), **tally.replies, lost_or_crossed=len(tally.wrong),
-            leaked_rows=0, memory_grown_MiB=round(grown, 1), memory_scatter_MiB=round(scatter, 1),
-            memory_at_most_MiB=round(memory(process, peak=True)), **tails,
+            leaked_rows=0, **grown, resident_MiB_at_most=round(memory(process, peak=True)), **tails,
         )  # fmt: skip
-        assert grown < 0.05 * tally.memory[-1][1]
+        flat(grown, tally)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from openqwen.data.primer import pages, tasks
-from openqwen.data.primer.tasks import LETTERS
+from openqwen.data.primer.tasks import LETTERS, Split
 from openqwen.data.primer.world import RELATIONS, Lang, World
 
 NGRAM = 13
@@ -47,17 +47,19 @@ def item_text(record: dict[str, Any]) -> str:
     return "\n".join([record["question"], *record.get("choices", [])])
 
 
-def _draw(make: Callable[[], Any], key: Callable[[Any], str], count: int) -> list[Any]:
-    """`count` different values whose key belongs to the benchmarks."""
+def _draw(
+    make: Callable[[], Any], key: Callable[[Any], str], count: int, split: Split = "benchmark"
+) -> list[Any]:
+    """`count` different values whose key belongs to the split."""
     found: dict[str, Any] = {}
     for _ in range(1000 * count):
         value = make()
         mark = key(value)
-        if mark not in found and tasks.split_of(mark) == "benchmark":
+        if mark not in found and tasks.split_of(mark) == split:
             found[mark] = value
         if len(found) == count:
             return list(found.values())
-    raise AssertionError(f"only {len(found)} of {count} benchmark questions exist")
+    raise AssertionError(f"only {len(found)} of {count} {split} questions exist")
 
 
 def _number(name: str, dev: int, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,9 +91,9 @@ def choices(name: str, lang: Lang, world: World, rng: random.Random, each: int) 
     return [{"id": f"{name}-{i:04d}", **r} for i, r in enumerate(records)]
 
 
-def gsm8k(rng: random.Random, count: int) -> list[dict[str, Any]]:
+def gsm8k(rng: random.Random, count: int, split: Split = "benchmark") -> list[dict[str, Any]]:
     """Stories with working; the answer ends in `#### n`."""
-    items = _draw(lambda: tasks.word_problem(rng, "en"), lambda i: i.question, 8 + count)
+    items = _draw(lambda: tasks.word_problem(rng, "en"), lambda i: i.question, 8 + count, split)
     return _number(
         "gsm8k",
         8,
@@ -99,7 +101,7 @@ def gsm8k(rng: random.Random, count: int) -> list[dict[str, Any]]:
     )
 
 
-def math(rng: random.Random, count: int) -> list[dict[str, Any]]:
+def math(rng: random.Random, count: int, split: Split = "benchmark") -> list[dict[str, Any]]:
     """Chains of plus and minus, worked from left to right."""
 
     def make() -> dict[str, Any]:
@@ -109,13 +111,13 @@ def math(rng: random.Random, count: int) -> list[dict[str, Any]]:
         second, value = tasks.equation(value, "-", c)
         return {"question": f"Compute {a} + {b} - {c}.", "answer": f"{first}. {second}.\n#### {value}"}
 
-    return _number("math", 4, _draw(make, lambda r: r["question"], 4 + count))
+    return _number("math", 4, _draw(make, lambda r: r["question"], 4 + count, split))
 
 
-def _programs(rng: random.Random) -> list[tuple[tasks.Operation, int]]:
+def programs(rng: random.Random, split: Split = "benchmark") -> list[tuple[tasks.Operation, int]]:
     """Functions that stand in no page and no demonstration."""
     free = [(op, n) for op in tasks.OPERATIONS for n in tasks.CODE_NUMBERS]
-    kept = [p for p in free if tasks.split_of(tasks.code_key(*p)) == "benchmark"]
+    kept = [p for p in free if tasks.split_of(tasks.code_key(*p)) == split]
     rng.shuffle(kept)
     return kept
 
@@ -124,10 +126,10 @@ def _tests(op: tasks.Operation, n: int, rng: random.Random) -> list[tuple[int, i
     return [(x, op.apply(x, n)) for x in [0, *rng.sample(range(1, 100), 3)]]
 
 
-def humaneval(programs: list[tuple[tasks.Operation, int]], rng: random.Random) -> list[dict[str, Any]]:
+def humaneval(functions: list[tuple[tasks.Operation, int]], rng: random.Random) -> list[dict[str, Any]]:
     """A signature with a docstring to complete, and a `check` function."""
     records = []
-    for op, n in programs:
+    for op, n in functions:
         *head, body = pages.documented(op, n).split("\n")
         asserts = "".join(f"    assert candidate({x}) == {y}\n" for x, y in _tests(op, n, rng))
         records.append(
@@ -141,10 +143,10 @@ def humaneval(programs: list[tuple[tasks.Operation, int]], rng: random.Random) -
     return _number("humaneval", 0, records)
 
 
-def mbpp(programs: list[tuple[tasks.Operation, int]], rng: random.Random) -> list[dict[str, Any]]:
+def mbpp(functions: list[tuple[tasks.Operation, int]], rng: random.Random) -> list[dict[str, Any]]:
     """A sentence to turn into a function, with plain assertions."""
     records = []
-    for op, n in programs:
+    for op, n in functions:
         name = f"{op.name}_{n}"
         records.append(
             {
@@ -157,7 +159,7 @@ def mbpp(programs: list[tuple[tasks.Operation, int]], rng: random.Random) -> lis
     return _number("mbpp", 3, records)
 
 
-def bbh(rng: random.Random, each: int) -> list[dict[str, Any]]:
+def bbh(rng: random.Random, each: int, split: Split = "benchmark") -> list[dict[str, Any]]:
     """Word lists read backwards, first and last words, larger numbers."""
     makers: dict[str, Callable[[], tasks.Item]] = {
         "reverse": lambda: tasks.words(rng, "en", "reverse"),
@@ -167,7 +169,7 @@ def bbh(rng: random.Random, each: int) -> list[dict[str, Any]]:
     }
     records = []
     for task, make in makers.items():
-        items = _draw(make, lambda i: i.question, 3 + each)
+        items = _draw(make, lambda i: i.question, 3 + each, split)
         records += [
             {
                 "task": task,
@@ -182,14 +184,14 @@ def bbh(rng: random.Random, each: int) -> list[dict[str, Any]]:
 
 def all_benchmarks(world: World, rng: random.Random) -> dict[str, list[dict[str, Any]]]:
     """Every set by its file name."""
-    programs = _programs(rng)
-    half = len(programs) // 2
+    functions = programs(rng)
+    half = len(functions) // 2
     return {
         "mmlu": choices("mmlu", "en", world, rng, 14),
         "ceval": choices("ceval", "zh", world, rng, 14),
         "gsm8k": gsm8k(rng, 120),
         "math": math(rng, 60),
-        "humaneval": humaneval(programs[:half], rng),
-        "mbpp": mbpp(programs[half:], rng),
+        "humaneval": humaneval(functions[:half], rng),
+        "mbpp": mbpp(functions[half:], rng),
         "bbh": bbh(rng, 30),
     }
