@@ -32,6 +32,7 @@ from tests.serve.test_load import LETTERS, body, expected, saved
 __all__ = ["saved"]  # the fixture of test_load
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 HELD = float(os.environ.get("OPENQWEN_HELD", "600"))
+ROWS = 64  # of the server's engine unless told otherwise
 WARM = 0.2  # the share of the time after which memory must be flat
 TOOL = {
     "type": "function",
@@ -57,6 +58,7 @@ class Tally:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     memory: list[tuple[float, float]] = field(default_factory=list)  # MiB resident at a time
     in_use: list[tuple[float, float]] = field(default_factory=list)  # MiB that malloc has given out
+    rows: list[tuple[float, float]] = field(default_factory=list)  # replies running and waiting
 
     def add(self, kind: str, seconds: float, right: bool, what: object) -> None:
         self.replies[kind] += 1
@@ -82,6 +84,11 @@ class Tally:
             found[f"{name}_MiB_scatter"] = round(statistics.pstdev(rest), 1)
         return found
 
+    def load(self) -> dict[str, float]:
+        """Medians of what the engine had to do: with others waiting for each of its rows it is at its most."""
+        running, waiting = (statistics.median(own) for own in zip(*self.rows, strict=True))
+        return {"rows": ROWS, "running_median": running, "waiting_median": waiting}
+
 
 def gauge(text: str, name: str) -> float:
     return float(text.partition(f"\n{name} ")[2].split("\n")[0])
@@ -101,8 +108,9 @@ async def hold(
         async with httpx.AsyncClient(timeout=60) as asking:
             while (now := time.monotonic() - began) < seconds:
                 tally.memory.append((now, memory(process)))
-                held = gauge((await asking.get(url + "/metrics")).text, "openqwen_malloc_bytes")
-                tally.in_use.append((now, held / 2**20))
+                told = (await asking.get(url + "/metrics")).text
+                tally.in_use.append((now, gauge(told, "openqwen_malloc_bytes") / 2**20))
+                tally.rows.append((gauge(told, "openqwen_running"), gauge(told, "openqwen_waiting")))
                 await asyncio.sleep(seconds / 200)
 
     await asyncio.gather(watch(), *(client(once) for once in clients))
@@ -176,13 +184,13 @@ def test_streams_that_are_held_are_all_right(loaded, model, tokenizer, count, se
     tally = Tally()
     asyncio.run(hold(tally, loaded, seconds, [streaming(url, n, right[n], tally) for n in range(count)]))
     assert tally.wrong == [] and tally.replies.total() >= count
-    nothing_left(url, 64)
+    nothing_left(url, ROWS)
     if seconds == HELD:
         grown = tally.grown()
         record(
             "streams held", clients=count, seconds=round(seconds), replies=tally.replies["streams"],
             left_in_the_middle=tally.replies["left"], wrong_or_lost=len(tally.wrong),
-            reply_seconds_p50_p95_p99_max=tally.latency("streams"), **grown,
+            reply_seconds_p50_p95_p99_max=tally.latency("streams"), **grown, **tally.load(),
             resident_MiB_at_most=round(memory(process, peak=True)),
         )  # fmt: skip
         flat(grown, tally)
@@ -284,12 +292,12 @@ def test_mixed_traffic_is_served_and_leaves_nothing(loaded, count, seconds):
     tally = Tally()
     asyncio.run(hold(tally, loaded, seconds, [mixed(url, number, known, tally) for number in range(count)]))
     assert tally.wrong == [] and len(tally.replies) == 7
-    nothing_left(url, 64)
+    nothing_left(url, ROWS)
     if seconds == HELD:
         grown = tally.grown()
         tails = {f"{kind}_seconds_p50_p95_p99_max": tally.latency(kind) for kind in sorted(tally.seconds)}
         record(
             "mixed traffic", clients=count, seconds=round(seconds), **tally.replies, lost_or_crossed=len(tally.wrong),
-            leaked_rows=0, **grown, resident_MiB_at_most=round(memory(process, peak=True)), **tails,
+            leaked_rows=0, **tally.load(), **grown, resident_MiB_at_most=round(memory(process, peak=True)), **tails,
         )  # fmt: skip
         flat(grown, tally)
