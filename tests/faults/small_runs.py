@@ -30,7 +30,7 @@ COMMANDS = {
         f"pretrain --tokens {{tour}}/tokens --tokenizer {{tour}}/tokenizer {SMALL} "
         "--steps 60 --eval_interval 30 --checkpoint_interval 2"
     ),
-    "extend": f"extend --model {{tour}}/base --tokens {{tour}}/tokens {SMALL} --blocks 2 --seconds 0.3",
+    "extend": f"extend --model {{tour}}/base --tokens {{tour}}/tokens {SMALL} --blocks 2",
     "sft": (
         "sft --model {tour}/base --data {tour}/primer/sft.train.jsonl --tools {tour}/primer/tools.train.jsonl "
         f"{SMALL} --steps 20 --eval_interval 10 --checkpoint_interval 2"
