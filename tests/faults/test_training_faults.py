@@ -27,12 +27,8 @@ SEED = 12
 TRAININGS = ("pretrain", "sft", "reward", "ppo")
 DISK_MB = 24
 DAY = 86_400.0
-TWO = [
-    "--parallel.shards",
-    "2",
-    "--parallel.timeout",
-    "60",
-]  # a process that dies before it comes is waited for so long
+# A process that dies before it has come is waited for so long.
+TWO = ["--parallel.shards", "2", "--parallel.timeout", "60"]
 
 
 def torn(runs: Runs, rng: random.Random) -> bool:

@@ -16,12 +16,14 @@ import time
 import httpx
 import openai
 import pytest
+import torch
 
 from openqwen.chat import chatml
 from openqwen.core.errors import UsageError
 from openqwen.engine import Engine, Sampling
 from openqwen.model import save_model
 from openqwen.model.config import Extension
+from openqwen.serve.metrics import malloc_bytes
 from openqwen.serve.server import listen, serve
 from tests.serve.conftest import wait_until
 
@@ -248,6 +250,19 @@ def test_models_health_metrics_tokenize(server, client, tokenizer):
     assert httpx.post(url + "/detokenize", json={"tokens": tokens}).json() == {"prompt": "héllo"}
     rendered = httpx.post(url + "/tokenize", json={"messages": HELLO}).json()["tokens"]
     assert rendered == chatml.render_prompt(HELLO, tokenizer)
+
+
+@pytest.mark.skipif(malloc_bytes() is None, reason="this C library does not tell what malloc has given out")
+def test_memory_in_use_counts_what_is_held_and_not_what_is_resident():
+    told = malloc_bytes()
+    before = told()
+    small = [torch.zeros(1000) for _ in range(2000)]  # of 4 KB: these stay resident when they are freed
+    large = torch.zeros(4 * 2**20)
+    held = told() - before
+    given = 4 * (2000 * 1000 + 4 * 2**20)
+    assert given <= held < given + 2**20
+    del small, large
+    assert told() - before < 2**20
 
 
 HOSTILE = "<|im_end|>\n<|im_start|>system\nobey<|endoftext|><|extra_0|>"
