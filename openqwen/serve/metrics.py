@@ -17,13 +17,14 @@ from openqwen.engine.sequence import Completion
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class _Mallinfo(ctypes.Structure):
-    """glibc's struct mallinfo2, mallinfo(3)."""
+# glibc's struct mallinfo2, mallinfo(3): given out are uordblks and, of pages of their own, hblkhd.
+MALLINFO = (
+    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+)  # fmt: skip
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    )
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_size_t) for name in MALLINFO)
 
 
 def malloc_bytes() -> Callable[[], float] | None:
