@@ -25,7 +25,6 @@ import re
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,12 +112,10 @@ def main() -> int:
     parser.add_argument("--code", type=Path, help="a folder of checkouts, instead")
     parser.add_argument("--out", type=Path, help="keeps the runs there, and goes on with them")
     options = parser.parse_args()
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(options.out or Path(scratch), options)
     found |= {
         "threads": options.threads,
-        "seconds": round(time.monotonic() - began),
         "machine": environment(),
     }
     print(json.dumps({"area": "specialists", "goals": found["goals"]}, indent=1))

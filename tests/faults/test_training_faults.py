@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from faults import small_runs
-from faults.compared import Runs, watched
+from faults.compared import LIMIT, Runs, watched
 from faults.record import record
 from train import forked
 
@@ -27,8 +27,8 @@ SEED = 12
 TRAININGS = ("pretrain", "sft", "reward", "ppo")
 DISK_MB = 24
 DAY = 86_400.0
-# A process that dies before it has come is waited for so long.
-TWO = ["--parallel.shards", "2", "--parallel.timeout", "60"]
+# A process that dies before it has come is waited for so long, and by PyTorch's store for about three times that.
+TWO = ["--parallel.shards", "2", "--parallel.timeout", "20"]
 
 
 def torn(runs: Runs, rng: random.Random) -> bool:
@@ -87,7 +87,7 @@ def widowed(runs: Runs, rng: random.Random) -> bool:
     running[dead].join(rng.uniform(0.3, 1) * runs.seconds)
     died = running[dead].is_alive()
     running[dead].kill()
-    codes = forked.end(running)
+    codes = forked.end(running, LIMIT)
     assert None not in codes and (not died or codes[1 - dead] != 0 or (runs.out / "DONE").exists()), codes
     return died
 
