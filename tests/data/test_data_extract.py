@@ -251,7 +251,7 @@ def test_no_page_stops_the_others() -> None:
     for name, (data, _) in BOMBS.items():
         raws += [Raw(name, "web", html=data), Raw(f"after {name}", "web", html=good)]
     began = time.monotonic()
-    config = ExtractConfig(workers=1, page_seconds=1.0, max_page_bytes=25_000_000, memory_mb=1024)
+    config = ExtractConfig(workers=1, page_seconds=2.0, max_page_bytes=25_000_000, memory_mb=1024)
     kept, dropped = extract(raws, config)
     assert time.monotonic() - began < 60
     texts, reasons = {d.id: d.text for d in kept}, {d.document.id: d.reason for d in dropped}
