@@ -5,7 +5,7 @@ Report §4 and §5.1 at laptop scale: from one base model, pretraining goes on w
 two columns to beat: the generalist it came from, and the generalist that was given as many more tokens of what
 generalists read. Everything is made and asked by `openqwen` commands, a base model for each seed.
 
-    python benchmarks/specialists.py [--quick] [--threads 1] [--shared FOLDER] [--code FOLDER] [--out FOLDER]
+    python benchmarks/specialists.py [--quick] [--threads 1] [--jobs 2] [--shared FOLDER] [--code FOLDER] [--out FOLDER]
 
 Code is that of ../shared/data/code, or the checkouts in a folder, or the standard library's packages; whole repositories
 are held out. Programs run in the sandbox. With --out a finished step is not done again. The figure is
@@ -26,6 +26,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from openqwen.data.primer import benchmarks, pages, tasks
 from openqwen.data.primer.world import Lang
 from openqwen.data.sources.standard_library import SKIPPED_FOLDERS, stdlib_folder
 from openqwen.evals.tasks import humaneval
+from openqwen.math_qwen.problems import make
 from openqwen.report.figures import COLOURS, INK, canvas, picture
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -50,7 +52,8 @@ ASKED: tasks.Split = "heldout"
 BASE_STEPS = 400  # of the tour's 2700: a base model that leaves its children something to learn
 MIX = '{code = 0.8, "*" = 0.2}'
 CONVERSATIONS = 1500  # about programs, for the code specialist's second finetuning
-PROBLEMS = 5300  # drawn of the primer's world; those held out and repetitions are left out
+LARGE = 180  # of the stage's families with any numbers; those whose numbers go beyond 100 are asked
+PROBLEMS = 3600  # drawn of the primer's world; those held out and repetitions are left out
 SPOKEN: dict[Lang, dict[str, tuple[str, ...]]] = {
     "en": {
         "+": ("Add {b} to {a}.", "{a} plus {b} is what?", "What do {a} and {b} make together?"),
@@ -87,7 +90,8 @@ MEASURES = {
     "arithmetic": ("sums and differences, %", False),
     "chains": ("two of them in a row, %", False),
     "stories": ("word problems, one or two steps, %", False),
-    "families": ("word problems, large numbers, %", False),
+    "families": ("word problems, numbers to 20, %", False),
+    "large": ("word problems, numbers to 900, %", False),
     "words": ("words, lookups, comparisons, %", False),
 }
 # A specialist and what it is compared with.
@@ -108,6 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few steps and two seeds; nothing is written")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, each with so many threads")
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with data/code/code.jsonl.gz")
     parser.add_argument("--code", type=Path, help="a folder of checkouts, instead")
     parser.add_argument("--out", type=Path, help="keeps the runs there, and goes on with them")
@@ -132,12 +137,15 @@ def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         openqwen(out, options.threads, *words)
 
     prepare(out, options, run)
-    seeds = SEEDS[:2] if options.quick else SEEDS
-    scores: list[dict[str, dict[str, Scores]]] = []
-    for seed in seeds:
+
+    def of_seed(seed: int) -> dict[str, dict[str, Scores]]:
         train(run, seed, options.quick)
-        scores.append(ask(out, run, seed))
-        print(f"seed {seed}: {json.dumps(means(scores[-1]))}", flush=True)
+        scores = ask(out, run, seed)
+        print(f"seed {seed}: {json.dumps(means(scores))}", flush=True)
+        return scores
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        scores = list(pool.map(of_seed, SEEDS[:2] if options.quick else SEEDS))
     return summary(scores) | {"tables": published(out, run, options.shared / "data" / "eval")}
 
 
@@ -284,12 +292,17 @@ def write_sets(out: Path) -> None:
         for record in read_jsonl(out / "math" / "heldout.jsonl")
         if "/" not in record["answer"]  # the set's form has no fractions
     ]
+    large = [
+        {"id": problem.id, "question": problem.question, "answer": problem.solutions[0]}
+        for problem in make(LARGE, ("en", "zh"), seed=0, max_tries=20)
+        if problem.largest() > 100 and problem.answer.denominator == 1
+    ]
     both: tuple[Lang, Lang] = ("en", "zh")
     every = {
         item.question: item for lang in both for item in (tasks.arithmetic(rng, lang) for _ in range(4000))
     }
     sums = [form(item) for item in every.values() if item.split == ASKED]
-    for name, records in (("families", families), ("sums", sums)):
+    for name, records in (("families", families), ("large", large), ("sums", sums)):
         (out / "sets" / name).mkdir(exist_ok=True)
         write_jsonl(out / "sets" / name / "gsm8k.jsonl", records)
 
@@ -347,6 +360,7 @@ def ask(out: Path, run: Callable[..., None], seed: int) -> dict[str, dict[str, S
         ("programs", 10, CODE, [*bases, *chats], {"humaneval": "docstring", "mbpp": "sentence"}),
         ("numbers", 12, MATH, ["base", *chats], {"gsm8k": "stories", "math": "chains"}),
         ("families", 12, MATH, ["base", *chats], {"gsm8k": "families"}),
+        ("large", 12, MATH, ["base", *chats], {"gsm8k": "large"}),
         ("sums", 12, MATH, ["base", *chats], {"gsm8k": "arithmetic"}),
         ("bbh", 5, MATH, chats, {"bbh": "words"}),
     )
@@ -450,7 +464,7 @@ def wins(found: Mapping[str, Any], less_is_better: bool) -> bool:
 def draw(models: Mapping[str, Any]) -> Any:
     """A panel for each measure, a line for each model: mean and interval over seeds, and the seeds as dots."""
     names = list(MODELS)
-    figure, axes = canvas(10.5, 7.5, 3, 3, sharey=True)
+    figure, axes = canvas(15, 5.5, 2, 5, sharey=True)
     for place, (measure, (label, less)) in zip(axes.flat, MEASURES.items(), strict=True):
         for row, name in enumerate(names):
             if (cell := models[name].get(measure)) is None:

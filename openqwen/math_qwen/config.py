@@ -16,6 +16,9 @@ class MathConfig(Config):
     langs: tuple[Literal["en", "zh"], ...] = setting(
         ("en", "zh"), source="report §2.1", doc="languages of those, mostly English and Chinese"
     )
+    largest: int | None = setting(
+        None, source="ours", doc="largest number in a problem made or in its working; none is no limit", gt=0
+    )
     heldout: float = setting(
         0.05, source="ours", doc="share of the made problems that is held out", ge=0, lt=1
     )

@@ -14,6 +14,7 @@ from openqwen.math_qwen import check
 from openqwen.math_qwen.families import FAMILIES, Family, more
 
 _BOXED = re.compile(r"\[([^\]]+)\]")
+_WHOLE = re.compile(r"[0-9]+")
 _NAME = re.compile(r"[a-z]+")
 
 
@@ -28,6 +29,12 @@ class Problem:
     lang: str = ""
     source: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def largest(self) -> int:
+        """The largest whole number that stands in the question or a solution."""
+        return max(
+            int(number) for text in (self.question, *self.solutions) for number in _WHOLE.findall(text)
+        )
 
     def records(self) -> list[dict[str, Any]]:
         """A conversation for each solution, in the form finetuning and `openqwen sample` read."""
@@ -57,8 +64,13 @@ def written(value: Fraction | int) -> str:
     return f"{found.numerator}/{found.denominator}"
 
 
-def make(count: int, langs: Sequence[str], seed: int, max_tries: int) -> list[Problem]:
-    """So many different problems, families and languages in turn. DataError where the families have not so many."""
+def make(
+    count: int, langs: Sequence[str], seed: int, max_tries: int, largest: int | None = None
+) -> list[Problem]:
+    """So many different problems, families and languages in turn. DataError where the families have not so many.
+
+    Those that hold a number above `largest`, in question or solution, are drawn again.
+    """
     rng = random.Random(f"math {seed}")
     found: dict[str, Problem] = {}
     turns = [(family, lang) for lang in langs for family in FAMILIES]
@@ -67,7 +79,7 @@ def make(count: int, langs: Sequence[str], seed: int, max_tries: int) -> list[Pr
         for family, lang in turns:
             for _ in range(max_tries):
                 problem = one(family, lang, rng)
-                if problem.question not in found:
+                if problem.question not in found and (largest is None or problem.largest() <= largest):
                     found[problem.question] = problem
                     break
             if len(found) == count:

@@ -35,7 +35,11 @@ def run(resolved: Resolved[MathConfig], inputs: dict[str, Path], out: Path) -> A
     opened = open_inputs(inputs, {"replies": "replies"})
     with stage_run(out, "math", resolved, opened) as stage:
         bad = Bad(config.max_bad_share)
-        made = make(config.count, config.langs, config.seed, config.max_tries) if config.count else []
+        made = (
+            make(config.count, config.langs, config.seed, config.max_tries, config.largest)
+            if config.count
+            else []
+        )
         given = list(read_problems(inputs["problems"], bad)) if "problems" in inputs else []
         bad.check()
         if not made and not given:

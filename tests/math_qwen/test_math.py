@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
 import time
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openqwen.cli import main
@@ -139,6 +140,15 @@ def test_problems_differ_and_are_the_seeds() -> None:
     assert made == make(600, ("en", "zh"), 3, 20) != make(600, ("en", "zh"), 4, 20)
     assert {p.extra["family"] for p in made} == {family.name for family in FAMILIES}
     assert set(Counter(p.lang for p in made)) == {"en", "zh"}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(20, 300))
+def test_no_number_is_above_the_largest(largest: int) -> None:
+    made = make(60, ("en", "zh"), largest, 200, largest)
+    assert len({p.question for p in made}) == 60
+    texts = [text for p in made for text in (p.question, *p.solutions)]
+    assert max(int(digits) for text in texts for digits in re.findall(r"\d+", text)) <= largest
 
 
 def test_families_that_are_exhausted_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
