@@ -28,6 +28,7 @@ TORCH_FLOOR = (2, 11)  # as in pyproject.toml; a test compares
 TORCH_PIN = "2.13.0"  # a range would fetch a newer build with several GB of CUDA where nobody asked for it
 CPU_HOST = "download.pytorch.org"  # PyTorch's own index of CPU builds
 CPU_INDEX = f"https://{CPU_HOST}/whl/cpu"
+MOST_WORKERS = 4  # at once, of tests: each has its own torch
 EXTRAS = {"tour": "[data]", "setup": "[data]", "test": "[test]"}
 
 
@@ -177,15 +178,18 @@ def hand_over(command: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """Lint, format, types, tests, known holes in libraries. The first failure is the result; all are shown."""
-    long = "--long" in arguments
     rest = [a for a in arguments if a != "--long"]
-    marks = [] if long else ["-m", "not long"]
-    checks = [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "--quiet", "."],
-        ["mypy"],
-        ["pytest", *marks, *rest],
-    ]
+    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "--quiet", "."], ["mypy"]]
+    if "--long" in arguments:
+        checks += [["pytest", *rest]]
+    elif rest:
+        checks += [["pytest", "-m", "not long", *rest]]
+    else:  # all of them: files side by side, then what wants the machine for itself
+        workers = ["-n", "logical", "--maxprocesses", str(MOST_WORKERS), "--dist", "loadfile"]
+        checks += [
+            ["pytest", *workers, "-m", "not long and not alone"],
+            ["pytest", "-m", "alone and not long"],
+        ]
     worst = 0
     for check in checks:
         say(" ".join(check))

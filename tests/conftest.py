@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 SMOKE = Path(__file__).parent / "tour" / "smoke.toml"
 
@@ -23,19 +25,26 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def finished_tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole tour at its smallest size, run once for all tests; log.txt holds what it printed."""
-    out = tmp_path_factory.mktemp("tour") / "out"
+    if "PYTEST_XDIST_WORKER" in os.environ:  # then the folder above a worker's own belongs to the run
+        folder = tmp_path_factory.getbasetemp().parent / "tour"
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = tmp_path_factory.mktemp("tour")
+    out = folder / "out"
     command = [
         sys.executable,
         "-m",
         "openqwen",
         "tour",
-        "--out",
-        str(out),
         "--recipe",
         str(SMOKE),
         "--no-chat",
+        "--out",
+        str(out),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (out / "log.txt").write_text(done.stdout, encoding="utf-8")
+    with FileLock(folder / "lock"):
+        if not (out / "log.txt").exists():
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            (out / "log.txt").write_text(done.stdout, encoding="utf-8")
     return out

@@ -243,7 +243,8 @@ def table_is_filled(command: str, folder: Path) -> None:
 
 def numbers_are_verified(command: str, folder: Path) -> None:
     table_is_filled("openqwen table 2 --model out/tour/base --data PATH --out out/table2", folder)
-    assert "5 of 5 numbers are the same" in output(command, folder)
+    told = re.search(r"\b(\d+) of (\d+) numbers are the same", output(command, folder))
+    assert told and told[1] == told[2] and int(told[1]) >= 5  # two more where programs may run
 
 
 def instructions_are_written(command: str, folder: Path) -> None:

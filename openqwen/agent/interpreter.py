@@ -6,6 +6,7 @@ pictures become files of a folder, is ours.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,15 @@ class Interpreter:
         self.pictures: list[Path] = []
         self.figures: list[dict[str, Any]] = []  # what the pictures show, as data
         self._lost = False  # variables are gone, and nobody was told
+        self._one = threading.Lock()  # the next cell waits until a stopped one has its fresh interpreter
 
     def __enter__(self) -> Interpreter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kernel.close()
+        self.kernel.kill()
+        with self._one:
+            self.kernel.close()
 
     @property
     def tool(self) -> Tool:
@@ -59,12 +63,13 @@ class Interpreter:
 
     def run(self, code: str) -> str:
         """What a cell printed, where its pictures lie and which files it made. CallError: what it raised."""
-        with ended_by(self.kernel.kill):
-            cell = self.kernel.run(code)
-        if was_stopped():
-            self._lost = self._lost or cell.restarted
-            raise CallError("the cell was stopped")
-        lost, self._lost = LOST if self._lost else "", False
+        with self._one:
+            with ended_by(self.kernel.kill):
+                cell = self.kernel.run(code)
+            if was_stopped():
+                self._lost = self._lost or cell.restarted
+                raise CallError("the cell was stopped")
+            lost, self._lost = LOST if self._lost else "", False
         self.figures += cell.figures
         report = "\n".join(part for part in (lost, cell.text.rstrip(), *self._traces(cell)) if part)
         if cell.error is not None:
@@ -73,7 +78,8 @@ class Interpreter:
 
     def fetch(self, name: str) -> Path:
         """Copies a file of the conversation's folder into `folder`; DataError where it cannot come out."""
-        data = self.kernel.get(name)
+        with self._one:
+            data = self.kernel.get(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / Path(name).name
         path.write_bytes(data)

@@ -50,39 +50,43 @@ class FileProcess:
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path.resolve(), seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._one = threading.Lock()  # the next call waits until a stopped one has ended its process
 
     def call(self, name: str, **arguments: Any) -> str:
         """What the function returned, as text. CallError: what it raised, no answer in time, a process that died."""
-        process = self._started()
-        try:
-            with ended_by(partial(_kill, process)):
-                if self._process is None:
-                    self._answer(process, _START)
-                assert process.stdin is not None
-                request = {"name": name, "arguments": arguments}
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                process.stdin.flush()
-                answer = self._answer(process, self.seconds)
-        except (CallError, OSError) as error:
-            _end(process)
-            self._process = None
-            if isinstance(error, OSError):
-                raise CallError("the process of this tool has ended") from error
-            raise
-        self._process = process
+        with self._one:
+            process, fresh = self._process, self._process is None
+            if process is None:
+                process = self._process = self._start()
+            try:
+                with ended_by(partial(_kill, process)):
+                    if fresh:
+                        self._answer(process, _START)
+                    assert process.stdin is not None
+                    request = {"name": name, "arguments": arguments}
+                    process.stdin.write(json.dumps(request).encode() + b"\n")
+                    process.stdin.flush()
+                    answer = self._answer(process, self.seconds)
+            except (CallError, OSError) as error:
+                _end(process)
+                self._process = None
+                if isinstance(error, OSError):
+                    raise CallError("the process of this tool has ended") from error
+                raise
         if "error" in answer:
             raise CallError(answer["error"])
         return str(answer["text"])
 
     def close(self) -> None:
-        """Ends the process and all that it started."""
-        if self._process is not None:
-            _end(self._process)
-            self._process = None
+        """Ends the process and all that it started, with the call that runs."""
+        if (process := self._process) is not None:
+            _kill(process)
+        with self._one:
+            if self._process is not None:
+                _end(self._process)
+                self._process = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None:
-            return self._process
+    def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "openqwen.agent.process", str(self.path)]
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

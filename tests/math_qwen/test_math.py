@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwen.cli import main
@@ -142,10 +142,9 @@ def test_problems_differ_and_are_the_seeds() -> None:
     assert set(Counter(p.lang for p in made)) == {"en", "zh"}
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(20, 300))
+@pytest.mark.parametrize("largest", [20, 75, 300])
 def test_no_number_is_above_the_largest(largest: int) -> None:
-    made = make(60, ("en", "zh"), largest, 200, largest)
+    made = make(60, ("en", "zh"), largest, 20, largest)
     assert len({p.question for p in made}) == 60
     texts = [text for p in made for text in (p.question, *p.solutions)]
     assert max(int(digits) for text in texts for digits in re.findall(r"\d+", text)) <= largest

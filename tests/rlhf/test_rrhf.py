@@ -34,8 +34,8 @@ TINY: dict[str, Any] = {
     "max_length": 64,
     "batch_size": 6,
     "micro_batch": 4,
-    "epochs": 3,
-    "optim.lr": 1e-2,
+    "epochs": 8,  # fewer make what is learnt a matter of which replies were drawn
+    "optim.lr": 5e-3,
     "checkpoint_interval": 6,
     "eval_interval": 6,
     "num_samples": 1,
@@ -166,11 +166,11 @@ def test_what_is_ranked_are_finished_replies_that_differ(inputs: dict[str, Path]
 
 # ---- the run -----------------------------------------------------------------------------------------------------
 def test_the_true_reward_rises_and_the_run_says_so(trained: Artifact, inputs: dict[str, Path]) -> None:
-    assert liked(trained.path) > liked(inputs["policy"]) + 0.1  # 0.3 to 0.5, as the processor sums
+    assert liked(trained.path) > liked(inputs["policy"]) + 0.3  # 0.6 to 0.9 over five seeds
     facts, records = trained.manifest["facts"], trained.metrics
     assert facts["prompts"] + facts["heldout_prompts"] + sum(facts["skipped"].values()) == 40
-    assert facts["steps"] == 3 * math.ceil(facts["prompts"] / 6) == records[-1]["step"]
-    assert facts["heldout_accuracy"] > facts["heldout_accuracy_before"] + 0.03
+    assert facts["steps"] == 8 * math.ceil(facts["prompts"] / 6) == records[-1]["step"]
+    assert facts["heldout_accuracy"] > facts["heldout_accuracy_before"] + 0.2  # 0.38 to 0.53
     assert records[0]["heldout_rank_loss"] > facts["heldout_rank_loss"] >= 0
     last = [record for record in records if "loss" in record][-1]
     assert last["loss"] == pytest.approx(last["rank_loss"] + last["best_loss"], rel=1e-5)
@@ -220,15 +220,15 @@ def test_the_page_and_the_table_show_it_beside_rejection_sampling(
     report.run(resolve(ReportConfig, "report", environ={}), found, tmp_path / "page")
     page = (tmp_path / "page" / "report.html").read_text()
     assert "Ranked replies" in page and "pairs of replies in the right order" in page
-    flags = {"best_of": (), "max_prompts": 8, "max_prompt": 40, "text_tokens": 32, "text_context": 16}
+    flags = {"best_of": (), "max_prompts": 40, "max_prompt": 40, "text_tokens": 32, "text_context": 16}
     compared = resolve(CompareConfig, "compare", flags={**flags, "drawing.max_new_tokens": 12}, environ={})
     models = {"model-chat": world["policy"], "model-rrhf": trained.path}
     judges = {name: world[name] for name in ("reward", "prompts", "tokens")}
     made = comparison.run(compared, {**models, **judges}, tmp_path / "comparison")
     rows = made.manifest["facts"]["rows"]
-    # Which of the two the small reward model likes is luck of the processor; what people like is tested above.
-    assert set(rows) == {"chat", "rrhf"} and rows["rrhf"]["reward"] != rows["chat"]["reward"]
-    assert 0 < rows["rrhf"]["win_rate"] < 100
+    assert set(rows) == {"chat", "rrhf"}
+    assert rows["rrhf"]["reward"] > rows["chat"]["reward"] + 0.5  # 1.3 to 1.6 over five seeds
+    assert rows["rrhf"]["win_rate"] > 60  # 78 to 82
 
 
 @pytest.mark.fault("training", "RRHF finds no two replies to rank", "refused, with what to change")

@@ -25,6 +25,7 @@ from hostile import BATCH, MARK, programs
 from openqwen import sandbox
 from openqwen.sandbox import run
 
+pytestmark = pytest.mark.alone  # what others start and write would be taken for its programs' doing
 COUNT = int(os.environ.get("OPENQWEN_HOSTILE", "10000"))
 IN_A_SANDBOX = 50
 SECRET = "canary-3f9c1"
