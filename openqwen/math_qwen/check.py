@@ -11,7 +11,14 @@ from fractions import Fraction
 from itertools import pairwise
 
 # Sides are numbers, signs and brackets; bounded, so that no text costs more than its length.
-_SIDE = r"[\d(-](?:[\d,.%+\-*/×÷x() ]{0,120}[\d)%])?"
+_MARK = r"(?<=\d)[.,](?=\d)"  # of a decimal or of thousands; else it ends a sentence and no side goes on behind it
+_SIDE = rf"[\d(-](?:(?:[\d%+\-*/×÷x() ]|{_MARK}){{0,120}}[\d)%])?"
+_BARE = re.compile(r"[\d,.]+")
+# What follows these is a part of something that is no arithmetic; a sign behind a word joins it to that word.
+_BEFORE = re.compile(r"[+*/×÷=-]\s*\Z|\d:\Z")
+_WORD = re.compile(r"[A-Za-z)]\s*\Z")
+_MONEY = str.maketrans({"–": "-", "−": "-"} | dict.fromkeys("$¥￥"))
+_UNIT = re.compile(r"(?<=[\d)])(?:[ /][A-Za-z]{2,20}){1,3}(?=\s*[+\-*/×÷=])")  # 36 birds / 4 birds = 9
 _EQUATION = re.compile(rf"(?<![A-Za-z0-9_.]){_SIDE}(?:\s*=\s*(?:{_SIDE}))+")
 _ANSWER = re.compile(r"####\s*(?P<value>\S[^\n]*)")
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d[\d,]*(?:\.\d+)?%?)|(?P<sign>[+\-*/×÷x()]))")
@@ -89,10 +96,19 @@ def number(text: str) -> Fraction:
 
 
 def equations(text: str) -> list[tuple[str, bool]]:
-    """Each equation of a text as "side=side" without spaces, and whether it holds."""
+    """Each equation of a text as "side=side" without spaces, and whether it holds.
+
+    Signs of money and names of units do not count; "1 foot = 12 inches" and the end of "S + 3 = 12" are no equations.
+    """
     found = []
+    text = _UNIT.sub("", text.translate(_MONEY))
     for match in _EQUATION.finditer(text):
         sides = [side.strip() for side in match.group().split("=")]
+        if len(sides) == 2 and all(map(_BARE.fullmatch, sides)):
+            continue
+        before = text[max(0, match.start() - 8) : match.start()]
+        if _BEFORE.search(before) or (sides[0].startswith("-") and _WORD.search(before)):
+            continue
         try:
             values = [value(side) for side in sides]
         except NoArithmetic:
@@ -105,7 +121,8 @@ def equations(text: str) -> list[tuple[str, bool]]:
                 .replace("x", "*")
                 .replace("÷", "/")
             )
-            found.append((form, a == b))
+            share = right.endswith("%") and a == 100 * b  # people write 3 / 4 * 100 = 75%
+            found.append((form, a == b or share))
     return found
 
 

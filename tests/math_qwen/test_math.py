@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from openqwen.cli import main
 from openqwen.core.artifact import load, write_jsonl
 from openqwen.core.errors import DataError
+from openqwen.data.documents import Bad
 from openqwen.math_qwen import check, problems
 from openqwen.math_qwen.families import FAMILIES, Family
 from openqwen.math_qwen.problems import make, one, written
-from openqwen.math_qwen.stage import judge, with_paths
+from openqwen.math_qwen.stage import judge, read_problems, with_paths
 
 EXPRESSIONS = st.recursive(
     st.integers(0, 99).map(str),
@@ -77,6 +78,15 @@ def test_values_are_those_of_pythons_grammar(text: str) -> None:
         ("30% = 0.3", [("30%=0.3", True)]),
         ("2 + 2 = 5", [("2+2=5", False)]),
         ("x = 7 and 2x + 3 = 7", []),
+        ("9 + 2 = 12. 12 - 2 = 9.", [("9+2=12", False), ("12-2=9", False)]),
+        ("1 + 2 = 3, 3 + 1 = 4.", [("1+2=3", True), ("3+1=4", True)]),
+        ("36 seagulls / 4 = 9 seagulls", [("36/4=9", True)]),
+        ("5 bags * $2.50 = $12.50", [("5*2.50=12.50", True)]),
+        ("64 stairs/run × 2 runs = 127 stairs", [("64*2=127", False)]),
+        ("200 – 96 = 104", [("200-96=104", True)]),
+        ("3 / 4 * 100 = 75%", [("3/4*100=75%", True)]),
+        ("S + 143 = 200 - 16, 79 - B - 26 = 8 and 4*b*8=24", []),
+        ("1 foot = 12 inches, from 9:00-6:00 = 3 hours", []),
         ("a1 = 4", []),
         ("5 / 0 = 0", []),
         ("no equation", []),
@@ -101,6 +111,17 @@ def test_equations_of_a_text(text: str, found: list[tuple[str, bool]]) -> None:
 )
 def test_the_answer_is_the_last_one_named(text: str, answer: Fraction | None) -> None:
     assert check.answer_of(text) == answer
+
+
+@pytest.mark.shared
+def test_workings_that_people_wrote_hold(shared: Path) -> None:
+    """GSM8K's training part: what is called wrong there are people's slips, roundings and algebra, few of all."""
+    bad = Bad(0.0)
+    made = list(read_problems(shared / "data/eval/gsm8k/train.jsonl.gz", bad))
+    assert bad.seen == len(made) > 7000
+    wrong = [p for p in made if not check.is_right(p.solutions[0], p.answer)]
+    assert len(wrong) < 0.025 * len(made)
+    assert sum(not check.equations(p.solutions[0]) for p in made) < 0.05 * len(made)
 
 
 @pytest.mark.fault("evaluation", "any text comes as a worked solution", "an answer or none, in bounded time")
