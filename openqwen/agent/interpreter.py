@@ -47,11 +47,13 @@ class Interpreter:
         self.figures: list[dict[str, Any]] = []  # what the pictures show, as data
         self._lost = False  # variables are gone, and nobody was told
         self._one = threading.Lock()  # the next cell waits until a stopped one has its fresh interpreter
+        self._closed = False  # a cell that still waits would start an interpreter that nobody ends
 
     def __enter__(self) -> Interpreter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed = True
         self.kernel.kill()
         with self._one:
             self.kernel.close()
@@ -64,14 +66,17 @@ class Interpreter:
     def run(self, code: str) -> str:
         """What a cell printed, where its pictures lie and which files it made. CallError: what it raised."""
         with self._one:
+            if self._closed:
+                raise CallError("the interpreter has ended")
             with ended_by(self.kernel.kill):
                 cell = self.kernel.run(code)
             if was_stopped():
                 self._lost = self._lost or cell.restarted
                 raise CallError("the cell was stopped")
             lost, self._lost = LOST if self._lost else "", False
-        self.figures += cell.figures
-        report = "\n".join(part for part in (lost, cell.text.rstrip(), *self._traces(cell)) if part)
+            self.figures += cell.figures
+            traces = self._traces(cell)
+        report = "\n".join(part for part in (lost, cell.text.rstrip(), *traces) if part)
         if cell.error is not None:
             raise CallError("\n".join(part for part in (report, cell.error.rstrip()) if part))
         return report or "(no output)"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwen.agent.tools import CallError, Tool, as_text, described, ended_by
+from openqwen.sandbox.run import readable
 
 _START = 30.0  # seconds for the file to be read, with all that it imports
 _ANSWER = 1 << 20  # bytes of an answer
@@ -51,15 +51,22 @@ class FileProcess:
         self.path, self.seconds = path.resolve(), seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._one = threading.Lock()  # the next call waits until a stopped one has ended its process
+        self._closed = False  # a call that still waits would start a process that nobody ends
 
     def call(self, name: str, **arguments: Any) -> str:
         """What the function returned, as text. CallError: what it raised, no answer in time, a process that died."""
         with self._one:
+            if self._closed:
+                raise CallError("the process of this tool has ended")
             process, fresh = self._process, self._process is None
             if process is None:
                 process = self._process = self._start()
+                if self._closed:  # meanwhile, when there was none to kill
+                    _kill(process)
+            begun = fresh
             try:
                 with ended_by(partial(_kill, process)):
+                    begun = True
                     if fresh:
                         self._answer(process, _START)
                     assert process.stdin is not None
@@ -68,8 +75,9 @@ class FileProcess:
                     process.stdin.flush()
                     answer = self._answer(process, self.seconds)
             except (CallError, OSError) as error:
-                _end(process)
-                self._process = None
+                if begun:  # one that was stopped while it waited leaves the process, and its state, alone
+                    _end(process)
+                    self._process = None
                 if isinstance(error, OSError):
                     raise CallError("the process of this tool has ended") from error
                 raise
@@ -79,6 +87,7 @@ class FileProcess:
 
     def close(self) -> None:
         """Ends the process and all that it started, with the call that runs."""
+        self._closed = True
         if (process := self._process) is not None:
             _kill(process)
         with self._one:
@@ -97,7 +106,7 @@ class FileProcess:
         assert process.stdout is not None
         descriptor, deadline, line = process.stdout.fileno(), time.monotonic() + seconds, bytearray()
         while not line.endswith(b"\n"):
-            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not readable(descriptor, max(0.0, deadline - time.monotonic())):
                 raise CallError(f"no result after {seconds:g} seconds")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
@@ -111,7 +120,8 @@ class FileProcess:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the call's thread has waited for it since
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import os
-import select
 import selectors
 import signal
 import subprocess
@@ -24,12 +24,13 @@ from typing import Any
 
 from openqwen.core.errors import DataError, UsageError
 from openqwen.sandbox.config import Limits
-from openqwen.sandbox.run import launch, python, required
+from openqwen.sandbox.run import launch, python, readable, required
 
 _PROGRAM = Path(__file__).with_name("inside.py")
 _PATH = "/kernel.py"
 _GRACE = 0.5  # seconds a cell has to obey its alarm before the interpreter is killed
 _START = 10.0  # seconds for the first answer
+_NONE = -1  # no descriptor
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -91,8 +92,10 @@ class Kernel:
 
     def kill(self) -> None:
         """Ends the cell that runs, from another thread: `run` returns soon, with a fresh interpreter in its place."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        process = self._process  # `run` may put another in its place meanwhile
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # `run` has waited for it since
+                os.killpg(process.pid, signal.SIGKILL)  # bwrap dies, and the PID namespace with it
 
     def put(self, name: str, data: bytes) -> None:
         """Places a file into the conversation's folder; it comes back after a restart. UsageError: name or size."""
@@ -123,8 +126,8 @@ class Kernel:
 
     def close(self) -> None:
         """Ends the interpreter and everything it started."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)  # bwrap dies, and the PID namespace with it
+        self._in = self._out = _NONE  # their numbers may soon be another file's, also where no start follows
+        self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -160,7 +163,9 @@ class Kernel:
 
     def _ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Sends a line, reads a line; _Gone for silence, an end, a flood, or what is no answer."""
-        if select.select([self._out], [], [], 0)[0]:
+        if self._out == _NONE:
+            raise _Gone("the interpreter was not there")
+        if readable(self._out, 0):
             raise _Gone("the interpreter ended or answered unasked")
         rest = memoryview(json.dumps(request).encode() + b"\n")
         reply = bytearray()

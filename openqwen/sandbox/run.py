@@ -217,6 +217,13 @@ def launch(
         )
 
 
+def readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read, or an end, within so many seconds. By poll: select knows 1,024 descriptors."""
+    with selectors.PollSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
+
+
 def _unlinked(data: bytes) -> IO[bytes]:
     file = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the caller, who closes it
     file.write(data)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from agent_world import Script
 
 from openqwen.agent.interpreter import NAME, Interpreter
 from openqwen.agent.loop import Conversation, run
-from openqwen.agent.tools import Toolbox, read_arguments
+from openqwen.agent.tools import CallError, Toolbox, read_arguments
 from openqwen.chat import react
-from openqwen.sandbox import Kernel, Limits, backend
+from openqwen.sandbox import Cell, Kernel, Limits, backend
 from openqwen.sandbox.run import failures
 
 needs_sandbox = pytest.mark.skipif(backend() is None, reason=f"no working sandbox: {'; '.join(failures())}")
@@ -55,3 +59,34 @@ def test_pictures_and_files_are_named(tmp_path: Path) -> None:
         seen = interpreter.run(code)
     assert seen.endswith("picture: picture_1.png\nfile: a.txt")
     assert (tmp_path / "picture_1.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_sandbox
+def test_a_cell_that_waits_while_it_is_closed_starts_nothing(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        with Interpreter(Kernel(Limits(seconds=20)), tmp_path) as interpreter:
+            running = pool.submit(interpreter.run, "while True: pass")
+            while not interpreter._one.locked():
+                time.sleep(0.01)
+            waiting = pool.submit(interpreter.run, "1 + 1")
+            time.sleep(0.2)
+        assert isinstance(running.exception(), CallError)
+        with pytest.raises(CallError, match="has ended"):
+            waiting.result()
+    assert interpreter.kernel._process.poll() is not None
+
+
+def test_pictures_of_two_cells_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def slowly(path: Path, data: bytes) -> int:
+        time.sleep(0.2)
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", slowly)
+    kernel: Any = SimpleNamespace(run=lambda code: Cell("", pictures=(code.encode(),)), kill=lambda: None)
+    interpreter = Interpreter(kernel, tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        seen = list(pool.map(interpreter.run, ["one", "two"]))
+    assert sorted(seen) == ["picture: picture_1.png", "picture: picture_2.png"]
+    assert sorted(path.read_text() for path in interpreter.pictures) == ["one", "two"]

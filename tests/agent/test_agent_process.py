@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from openqwen.agent import interpreter, process
+from openqwen.agent import interpreter, process, tools
 from openqwen.agent.process import FileProcess, set_apart
 from openqwen.agent.sources import open_tools
-from openqwen.agent.tools import Toolbox, from_function
+from openqwen.agent.tools import CallError, Toolbox, from_function
 from openqwen.sandbox import Kernel, Limits, backend
 from openqwen.sandbox.run import failures
 
 needs_sandbox = pytest.mark.skipif(backend() is None, reason=f"no working sandbox: {'; '.join(failures())}")
 FILE = """
-import os, sys
+import os, sys, time
 kept = []
 def keep(word: str) -> list:
     "Keeps words."
     print("not the answer")
     kept.append(word)
     return kept
+def wait(path: str) -> str:
+    "Waits for a file."
+    while not os.path.exists(path): time.sleep(0.02)
+    return "there"
 def read() -> str:
     "Reads what nobody wrote."
     return sys.stdin.readline()
@@ -91,6 +97,32 @@ def test_what_goes_wrong_is_told(apart: Callable[[], Toolbox], how: str, told: s
     apart().call("keep", '{"word": "a"}')
     assert told in str(apart().call("fail", f'{{"how": "{how}"}}')[1])
     assert apart().call("keep", '{"word": "b"}')[0] == ('["b"]' if fresh else '["a", "b"]')
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process holds more files than select() can tell apart."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("this shell allows no 2,000 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    yield
+    for descriptor in held:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_tools_work_in_a_server_with_a_thousand_connections(
+    many_files: None, apart: Callable[[], Toolbox]
+) -> None:
+    assert apart().call("keep", '{"word": "a"}') == ('["a"]', None)
+
+
+@needs_sandbox
+def test_cells_run_in_a_server_with_a_thousand_connections(many_files: None, tmp_path: Path) -> None:
+    with interpreter.start(Limits(), tmp_path) as python:
+        assert python.run("print(1 + 1)") == "2"
 
 
 def test_a_process_that_died_between_two_calls_is_told_once(apart: Callable[[], Toolbox]) -> None:
@@ -157,6 +189,67 @@ def test_the_call_after_a_stopped_one_waits_for_its_end(
     box.stop()
     assert apart().call("keep", '{"word": "b"}') == ('["b"]', None)
     hanging.join()
+
+
+def test_a_call_that_is_stopped_while_it_waits_leaves_the_process_alone(file: Path, tmp_path: Path) -> None:
+    call = tools.Call()
+
+    def keep_within_call() -> str:
+        tools._CALL.set(call)
+        return own.call("keep", word="b")
+
+    with closing(FileProcess(file, 20.0)) as own, ThreadPoolExecutor(2) as pool:
+        own.call("keep", word="a")
+        running = pool.submit(own.call, "wait", path=str(tmp_path / "go"))
+        wait_until(own._one.locked)
+        waiting = pool.submit(keep_within_call)
+        call.stop()
+        (tmp_path / "go").touch()
+        assert running.result() == "there"
+        with pytest.raises(CallError, match="the call was stopped"):
+            waiting.result()
+        assert own.call("keep", word="c") == '["a", "c"]'
+
+
+def test_a_call_that_waits_while_it_is_closed_starts_nothing(file: Path, tmp_path: Path) -> None:
+    own = FileProcess(file, 20.0)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(own.call, "wait", path=str(tmp_path / "never"))
+        wait_until(own._one.locked)
+        waiting = pool.submit(own.call, "keep", word="a")
+        time.sleep(0.2)
+        own.close()
+        for call in (running, waiting):
+            with pytest.raises(CallError, match="the process of this tool has ended"):
+                call.result()
+    assert own._process is None
+
+
+def test_closing_does_not_wait_for_a_call_whose_process_just_starts(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = FileProcess(file, 20.0)
+    start = own._start
+    monkeypatch.setattr(own, "_start", lambda: (time.sleep(0.5), start())[1])
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(own.call, "wait", path=str(tmp_path / "never"))
+        wait_until(own._one.locked)
+        own.close()
+        with pytest.raises(CallError, match="the process of this tool has ended"):
+            starting.result()
+
+
+def test_a_process_that_ended_under_the_killers_eyes_is_no_error(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = FileProcess(file, 20.0)
+    own.call("keep", word="a")
+    assert own._process is not None
+    own._process.kill()
+    own._process.wait()
+    monkeypatch.setattr(own._process, "poll", lambda: None)  # what it was a moment ago
+    own.close()
+    assert own._process is None
 
 
 @needs_sandbox

@@ -6,6 +6,7 @@ same placements with harmless code and must all pass, so a judge that refuses ev
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import textwrap
 import time
@@ -259,6 +260,36 @@ def test_there_are_two_hundred() -> None:
     assert len(found) >= 200 and len(set(found.values())) == len(found)
     for completion in found.values():
         compile(ITEM["prompt"] + completion, "cheat", "exec")
+
+
+def fooled(completion: str) -> bool:
+    """Whether it passes where one process runs program and tests and is believed, whichever way it is asked.
+
+    By its exit code, by the word it prints at its end, by no error being told, with the tests known before. It runs
+    in the sandbox, which keeps the machine from harm and tells nothing about the judgement.
+    """
+    program = f"{ITEM['prompt']}{completion}\n"
+    last = f"check({ITEM['entry_point']})\nprint('passed')\n"
+    for text in (f"{program}{ITEM['test']}{last}", f"{ITEM['test']}{program}{last}"):
+        done = sandbox.run_program(text, time_limit=2.0)
+        told = "Error" in done.stderr or done.timed_out
+        if done.exit_code == 0 or "passed" in done.stdout or not told:
+            return True
+    return False
+
+
+@pytest.mark.skipif(sandbox.backend() is None, reason="no sandbox on this machine")
+@pytest.mark.parametrize(
+    ("places", "least"), [(["at import"], 22), pytest.param([*PLACES], 80, marks=pytest.mark.long)], ids=["few", "many"]
+)  # fmt: skip
+def test_cheats_pass_where_the_program_is_believed(places: list[str], least: int) -> None:
+    """The others are made for judges that speak with the program, read its source or run in an interpreter of its."""
+    found = completions()
+    some = {name: found[name] for name in (*FORGED, *(f"{act}, {place}" for act in ACTS for place in places))}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        real = {name for name, fools in zip(some, pool.map(fooled, some.values())) if fools}
+        assert not any(pool.map(fooled, ["    return 0\n", "    return None\n"]))  # no cheat, no pass
+    assert set(FORGED) <= real and len(real) >= least, sorted(set(some) - real)
 
 
 @pytest.mark.fault(

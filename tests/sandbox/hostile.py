@@ -34,7 +34,7 @@ _WRITES = {
     "through a link": "os.symlink({path!r}, '/work/l'); open('/work/l', 'w').write('x')",
     "by a folder": "os.open({name!r}, os.O_CREAT | os.O_WRONLY, dir_fd=os.open({folder!r}, os.O_PATH))",
 }  # fmt: skip
-_KEPT = (
+KEPT = (
     "/etc/passwd", "/etc/hosts", "/usr/bin/env", "/usr/bin/python3", "/root/.bashrc", "/bin/sh", "{canary}",
 )  # fmt: skip
 _SPOILS = {
@@ -79,7 +79,7 @@ _ADDRESSES = (
 )  # fmt: skip
 _SENDS = ("s.connect({address}); s.send(b'x')", "s.sendto(b'x', {address})", "s.bind({address}); s.listen()")
 _VICTIMS = (
-    "1", "2", "3", "-1", "0", "os.getppid()", "{caller}", "{caller}-1", "300", "4242",
+    "1", "2", "3", "-1", "0", "os.getppid()", "{caller}", "{caller}-1", "{victim}", "300", "4242",
 )  # fmt: skip
 _SIGNALS = [
     signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGSEGV,
@@ -97,7 +97,7 @@ _MOUNTS = (
     "proc", "sysfs", "tmpfs", "cgroup2", "overlay", "devtmpfs", "debugfs", "bpf", "fuse", "ext4",
     "securityfs", "mqueue",
 )  # fmt: skip
-_SETTINGS = (
+SETTINGS = (
     "kernel/core_pattern", "kernel/hostname", "kernel/panic", "kernel/sysrq", "kernel/modprobe",
     "kernel/pid_max", "kernel/randomize_va_space", "kernel/shmmax", "kernel/unprivileged_bpf_disabled",
     "kernel/yama/ptrace_scope", "vm/drop_caches", "vm/overcommit_memory", "vm/panic_on_oom", "vm/swappiness",
@@ -108,7 +108,7 @@ _BELOW = (
     "/proc/sys/{}", "/proc/1/root/proc/sys/{}", "/proc/self/root/proc/sys/{}",
     "/proc/thread-self/root/proc/sys/{}",
 )  # fmt: skip
-_OTHER = (
+OTHER = (
     "/proc/sysrq-trigger", "/proc/1/oom_score_adj", "/proc/1/setgroups", "/proc/1/uid_map",
     "/proc/self/loginuid", "/sys/power/state", "/sys/kernel/mm/ksm/run",
 )  # fmt: skip
@@ -150,11 +150,11 @@ _PROCESSES = {
 
 
 def _acts() -> Iterator[str]:
-    """Attempts, as one or two lines each; {canary}, {folder}, {port}, {ear} and {caller} are of the host."""
+    """Attempts, as one or two lines each; {canary}, {folder}, {port}, {ear}, {caller} and {victim} are of the host."""
     for folder, (number, way) in itertools.product(_PLACES, enumerate(_WRITES.values())):
         name = f"{MARK}-{number}"
         yield way.format(path=f"{folder.rstrip('/')}/{name}", name=name, folder=folder)
-    for path, way in itertools.product(_KEPT, _SPOILS.values()):
+    for path, way in itertools.product(KEPT, _SPOILS.values()):
         yield way.format(path=path)
     for path, way in itertools.product(_SECRETS, _READS.values()):
         yield way.format(path=path)
@@ -171,9 +171,9 @@ def _acts() -> Iterator[str]:
         yield f"assert libc.syscall(430, b'{kind}', 0) >= 0; print('OUT')"
     for space, pid in itertools.product(_SPACES, ("1", "self", "{caller}")):
         yield f"assert libc.setns(os.open('/proc/{pid}/ns/{space}', 0), 0) == 0; print('OUT')"
-    for setting, below in itertools.product(_SETTINGS, _BELOW):
+    for setting, below in itertools.product(SETTINGS, _BELOW):
         yield f"open({below.format(setting)!r}, 'w').write('1')"
-    for path, value in itertools.product(_OTHER, ("0", "1", "b", "-1000", "0 0 1")):
+    for path, value in itertools.product(OTHER, ("0", "1", "b", "-1000", "0 0 1")):
         yield f"open({path!r}, 'w').write({value!r})"
     for way, first, second in itertools.product(_BECOMES, _NUMBERS, _NUMBERS):
         yield way.format(first, second)
@@ -185,7 +185,7 @@ def _acts() -> Iterator[str]:
 
 
 def programs(count: int, seed: int, **host: object) -> list[str]:
-    """So many distinct programs. host: what {canary}, {folder}, {port}, {ear} and {caller} stand for."""
+    """So many distinct programs. host: what {canary}, {folder}, {port}, {ear}, {caller}, {victim} stand for."""
     draw, found = random.Random(seed), []
     acts = list(dict.fromkeys(_acts()))
     pairs = list(itertools.product(range(len(acts)), _PROCESSES.values()))

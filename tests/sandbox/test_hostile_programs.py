@@ -5,22 +5,28 @@ OPENQWEN_HOSTILE: how many.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import hashlib
 import json
 import os
 import platform
 import re
+import resource
 import select
+import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from faults.record import record
-from hostile import BATCH, MARK, programs
+from hostile import BATCH, KEPT, MARK, OTHER, SETTINGS, programs
 
 from openqwen import sandbox
 from openqwen.sandbox import run
@@ -30,7 +36,24 @@ COUNT = int(os.environ.get("OPENQWEN_HOSTILE", "10000"))
 IN_A_SANDBOX = 50
 SECRET = "canary-3f9c1"
 # Folders whose every entry counts; nothing else on the machine should write there while a test runs.
-WATCHED = ("/etc", "/boot", "/usr/bin", "/usr/sbin", "/usr/local", "/opt", "/srv", "/home", "/lib/modules")
+WATCHED: tuple[str, ...] = (
+    "/etc", "/boot", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/opt", "/srv", "/home",
+    "/var/tmp", "/var/spool", "/var/mail", "/var/local", "/var/opt",
+)  # fmt: skip
+WATCHED += (f"{sys.base_prefix}/lib/python3.{sys.version_info.minor}",)
+LISTED = ("/", "/run", "/mnt", "/var", "/sys/fs/cgroup", "/sys/class/net")  # others change what is in them
+# A home folder changes all the time, but for what a shell or a login reads. One that is missing may not come.
+AT_HOME = (
+    ".bashrc",
+    ".profile",
+    ".bash_profile",
+    ".bash_login",
+    ".gitconfig",
+    ".ssh",
+    ".ssh/authorized_keys",
+)
+# Some can only be written; what was written to them cannot be seen.
+COMPARED = [f"/proc/sys/{name}" for name in SETTINGS] + list(OTHER)
 
 
 @dataclass
@@ -39,6 +62,7 @@ class Host:
 
     folder: Path
     heard: list[socket.socket] = field(default_factory=list)
+    canaries: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         (self.folder / "secret").write_text(SECRET)
@@ -52,6 +76,18 @@ class Host:
         self.heard[-1].bind(f"\0{self.ear}")
         for ear in self.heard[::2]:
             ear.listen()
+        users: list[int | None] = [None]
+        if os.geteuid() == 0:  # and one of the very user that the next sandbox takes, who may signal it
+            users.insert(0, run._USERS[(37 * os.getpid() + next(copy.copy(run._RUNS))) % len(run._USERS)])
+        for user in users:
+            self.canaries.append(subprocess.Popen(["sleep", "7200"], user=user, start_new_session=True))
+
+    def close(self) -> None:
+        for ear in self.heard:
+            ear.close()
+        for canary in self.canaries:
+            canary.kill()
+            canary.wait()
 
     @property
     def ear(self) -> str:
@@ -63,33 +99,26 @@ class Host:
 
     def state(self) -> dict[str, object]:
         """Everything that is compared before and after."""
-        proc = {name: read(f"/proc/{name}") for name in ("modules", "swaps", "sys/kernel/core_pattern")}
         spaces = {f"ipc {name}": read(f"/proc/sysvipc/{name}").count("\n") for name in ("shm", "sem", "msg")}
         mounts = re.sub(r"^\d+ \d+ ", "", Path("/proc/self/mountinfo").read_text(), flags=re.MULTILINE)
         return {
             "files": dict(self._files()), "mounts": mounts, "host name": platform.node(),
-            "links": os.listdir("/sys/class/net"),
-            "processes": self._processes(), "shared memory": sorted(n for n in os.listdir("/dev/shm") if MARK in n),
-            "root": sorted(os.listdir("/")), "groups": sorted(os.listdir("/sys/fs/cgroup")),
-            "heard": len(select.select(self.heard, [], [], 0)[0]), "clock": round((time.time() - time.monotonic()) / 10),
-            **proc, **spaces,
+            "processes": self._processes(), "canaries": [_process(canary.pid) for canary in self.canaries],
+            "shared memory": sorted(n for n in os.listdir("/dev/shm") if MARK in n),
+            "heard": len(select.select(self.heard, [], [], 0)[0]), "clock": time.time() - time.monotonic(),
+            "lasting": lasting(), **{path: read(path) for path in (*COMPARED, "/proc/modules", "/proc/swaps")},
+            **{f"in {top}": sorted(os.listdir(top)) for top in LISTED}, **spaces,
         }  # fmt: skip
 
     def _files(self) -> Iterator[tuple[str, tuple[object, ...]]]:
-        library = Path(sys.base_prefix, "lib", f"python3.{sys.version_info.minor}")
-        for top in (*WATCHED, str(self.folder), str(library)):
+        for top in (*WATCHED, str(self.folder)):
             for folder, folders, files in os.walk(top):
-                if folder.startswith(str(library)):
-                    folders[:] = [name for name in folders if name != "__pycache__"]
+                folders[:] = [name for name in folders if name != "__pycache__"]
                 for name in (*folders, *files):
-                    path = os.path.join(folder, name)
-                    if name == "__pycache__":
-                        continue
-                    seen = os.lstat(path)
-                    yield (
-                        path,
-                        (seen.st_mode, seen.st_uid, seen.st_size, 0 if name in folders else seen.st_mtime_ns),
-                    )
+                    yield (path := os.path.join(folder, name)), _file(path)
+        kept = [path.format(canary=self.folder / "secret") for path in KEPT]
+        for path in (*kept, *(str(Path.home() / name) for name in AT_HOME)):
+            yield f"{path}, all of it", (*_file(path), _content(path))
 
     def _processes(self) -> list[str]:
         """Our children, and who runs as a program's user but in no process namespace of its own, which is out."""
@@ -101,31 +130,97 @@ class Host:
                 continue
             told = {line.split(":")[0]: line.split()[1:] for line in state.splitlines()}
             out = int(told["Uid"][0]) in run._USERS and len(told["NSpid"]) == 1
-            if out or int(told["PPid"][0]) == os.getpid():
+            ours = int(told["PPid"][0]) == os.getpid()
+            if (out or ours) and int(number) not in [canary.pid for canary in self.canaries]:
                 found.append(f"{number} {told['Name']}")
         return sorted(found)
 
     def marked(self) -> list[str]:
         """Files anywhere on the machine's own disks that only a program can have made."""
-        command = [
-            "find",
-            "/",
-            "-xdev",
-            "-not",
-            "-path",
-            "/proc/*",
-            "-name",
-            f"*{MARK}*",
-            "-not",
-            "-path",
-            "*/.git/*",
-        ]
-        return subprocess.run(command, capture_output=True, text=True).stdout.split()
+        tops = ["/", "/run", "/dev", "/dev/shm", "/sys"]  # file systems of their own, but for the first
+        command = ["find", *tops, "-xdev", "-path", "/proc", "-prune", "-o", "-not", "-path", "*/.git/*"]
+        command += ["-name", f"*{MARK}*", "-print"]
+        return sorted(set(subprocess.run(command, capture_output=True, text=True).stdout.splitlines()))
+
+
+def _file(path: str) -> tuple[object, ...]:
+    try:
+        seen = os.lstat(path)
+    except FileNotFoundError:
+        return (None,)
+    told = (seen.st_mode, seen.st_uid, seen.st_gid)
+    # A folder's times say only that something came or went, which is seen by itself.
+    return told if stat.S_ISDIR(seen.st_mode) else (*told, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+
+
+def _content(path: str) -> object:
+    """What a file holds and is marked with; None for what is no file."""
+    if not os.path.isfile(path):
+        return None
+    marks = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest(), marks
+
+
+def _stat(pid: int) -> list[str]:
+    """Of /proc/PID/stat from the state on: state, parent, ... and as the 20th the time of its start."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _process(pid: int) -> tuple[object, ...]:
+    """What can be done to a process that only sleeps; that it is gone, too."""
+    try:
+        told = _stat(pid)
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        return told[0], told[19], os.sched_getaffinity(pid), os.getpriority(os.PRIO_PROCESS, pid), limits
+    except (FileNotFoundError, ProcessLookupError):
+        return ("gone",)
+
+
+def lasting() -> set[tuple[int, str]]:
+    """Number and time of start of the processes that stay of themselves: this one, those above it, and services.
+
+    Others end when their work is done, and nobody could tell that from an end by a program's signal. The canaries
+    stand for them. The kernel's own threads cannot be ended.
+    """
+    parents, starts = {}, {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            told = _stat(pid)
+            parents[pid], starts[pid] = int(told[1]), told[19]
+    settled = (time.clock_gettime(time.CLOCK_BOOTTIME) - 600) * os.sysconf("SC_CLK_TCK")
+    found = {pid for pid, parent in parents.items() if parent == 1 and int(starts[pid]) < settled}
+    above = os.getpid()
+    while above in parents:
+        found.add(above)
+        above = parents[above]
+    return {(pid, starts[pid]) for pid in found | {1}}
+
+
+def changes(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
+    """What differs. Clocks are set right by little, and what lasts now and did not before is none of a program's doing."""
+    found: dict[str, object] = {}
+    for name, was in before.items():
+        now = after[name]
+        if isinstance(was, float) and isinstance(now, float):
+            differs = abs(was - now) > 5
+        elif name == "lasting":
+            differs = not was <= now  # type: ignore[operator]
+        else:
+            differs = was != now
+        if differs and isinstance(was, dict) and isinstance(now, dict):
+            every = {*was, *now}
+            found[name] = {key: (was.get(key), now.get(key)) for key in every if was.get(key) != now.get(key)}
+        elif differs:
+            found[name] = (was, now)
+    return found
 
 
 def read(path: str) -> str:
-    """A file of the kernel's; some are not there in every kernel."""
-    return Path(path).read_text() if os.path.exists(path) else ""
+    """A file of the kernel's; some are not there in every kernel, and some are not to be read."""
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        return f"errno {error.errno}"
 
 
 def run_all(every: list[str]) -> tuple[int, list[str]]:
@@ -150,20 +245,23 @@ def run_all(every: list[str]) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("count", [40, pytest.param(COUNT, marks=pytest.mark.long)], ids=["few", "many"])
 def test_hostile_programs_leave_the_host_as_it_was(tmp_path: Path, count: int) -> None:
     host, began = Host(tmp_path), time.monotonic()
-    before, marked = host.state(), host.marked()
     known = {
         "canary": tmp_path / "secret",
         "folder": tmp_path,
         "port": host.port,
         "ear": host.ear,
         "caller": os.getpid(),
+        "victim": host.canaries[0].pid,
     }
-    every = programs(count, 12, **known)
-    assert len(set(every)) == count
-    starts, said = run_all(every)
-    after = host.state()
-    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-    assert changed == {} and host.marked() == marked
+    try:
+        before, marked = host.state(), host.marked()
+        every = programs(count, 12, **known)
+        assert len(set(every)) == count
+        starts, said = run_all(every)
+        changed = changes(before, host.state())
+        assert changed == {} and host.marked() == marked
+    finally:
+        host.close()
     told = [line for line in said if SECRET in line or "OUT" in line]
     assert told == []
     if count == COUNT:
@@ -175,3 +273,72 @@ def test_hostile_programs_leave_the_host_as_it_was(tmp_path: Path, count: int) -
             effects_on_the_host=len(changed),
             seconds=seconds,
         )
+
+
+def _same_bytes(host: Host, _: Path) -> None:
+    secret = host.folder / "secret"
+    was = secret.stat()
+    secret.write_text("x" * len(SECRET))
+    os.utime(secret, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+# Harmless doings, each of a kind that the programs try, and what must tell of it.
+DOINGS: dict[str, tuple[Callable[[Host, Path], object], str]] = {
+    "a file": (lambda host, _: (host.folder / "new").write_text("x"), "files"),
+    "other bytes, and the times as they were": (_same_bytes, "files"),
+    "a mode": (lambda host, _: os.chmod(host.folder / "secret", 0o4666), "files"),
+    "a mark": (lambda host, _: os.setxattr(host.folder / "secret", "user.x", b"x"), "files"),
+    "a file at home": (lambda _, home: (home / ".bashrc").write_text("x"), "files"),
+    "a folder at home": (lambda _, home: (home / ".ssh").mkdir(), "files"),
+    "a setting": (lambda _, home: (home / "setting").write_text("1"), "setting"),
+    "a signal": (lambda host, _: host.canaries[0].kill(), "canaries"),
+    "a halt": (lambda host, _: host.canaries[-1].send_signal(signal.SIGSTOP), "canaries"),
+    "a priority": (lambda host, _: os.setpriority(os.PRIO_PROCESS, host.canaries[0].pid, 19), "canaries"),
+    "a limit": (
+        lambda host, _: resource.prlimit(host.canaries[-1].pid, resource.RLIMIT_CPU, (99, 99)),
+        "canaries",
+    ),
+    "a child": (lambda host, _: host.canaries.pop(), "processes"),
+    "a connection": (lambda host, _: socket.create_connection(("127.0.0.1", host.port)).close(), "heard"),
+    "the clock": (lambda _, home: (home / "clock").touch(), "clock"),
+}
+
+
+@pytest.mark.parametrize("name", DOINGS)
+def test_what_is_done_to_the_host_is_seen(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, home = tmp_path / "folder", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    (home / "setting").write_text("0")
+    monkeypatch.setattr(sys.modules[__name__], "WATCHED", ())  # the machine's own are not needed here
+    monkeypatch.setattr(sys.modules[__name__], "COMPARED", [str(home / "setting")])
+    monkeypatch.setattr(Path, "home", lambda: home)
+    host = Host(folder)
+    every = list(host.canaries)
+    try:
+        before = host.state()
+        assert changes(before, host.state()) == {}
+        do, where = DOINGS[name]
+        do(host, home)
+        time.sleep(0.05)  # a signal takes a moment
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 9 * (home / "clock").exists())
+        changed = changes(before, host.state())
+        assert [place.rpartition("/")[2] for place in changed if place != "canaries" or where == place] == [
+            where
+        ]
+    finally:
+        host.canaries = every
+        host.close()
+
+
+def test_what_lasts_is_missed_and_what_comes_is_not() -> None:
+    every = lasting()
+    assert {os.getpid(), os.getppid(), 1} <= {pid for pid, _ in every}
+    before: dict[str, object] = {"lasting": every, "clock": 0.49}
+    assert changes(before, {"lasting": every | {(0, "1")}, "clock": 0.51}) == {}
+    assert list(changes(before, {"lasting": every - {min(every)}, "clock": 6.0})) == ["lasting", "clock"]
+
+
+def test_most_settings_can_be_compared() -> None:
+    assert sum(not read(path).startswith("errno") for path in COMPARED) >= 15

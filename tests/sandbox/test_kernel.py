@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -93,6 +96,43 @@ def test_an_answer_nobody_asked_for_is_not_taken_for_the_next(kernel: Kernel) ->
     # Both lines may come in one read, or the true answer only after the forged one was taken.
     assert first.restarted or (second.restarted and "unasked" in str(second.error))
     assert second.text in ("honest\n", "") and kernel.run("print('honest')").text == "honest\n"
+
+
+def test_a_start_that_fails_leaves_no_descriptor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Kernel(Limits(seconds=0.5)) as own:
+        theirs.setblocking(False)
+        own.run("kept = 1")
+        freed = own._in, own._out
+        with monkeypatch.context() as failing:
+            failing.setattr("openqwen.sandbox.kernel.launch", fail)
+            with pytest.raises(OSError, match="no descriptor is left"):
+                own.run("import os; os._exit(0)")
+        for number in freed:
+            os.dup2(ours.fileno(), number)
+        try:
+            cell = own.run("kept")
+            assert cell.restarted and "its variables are gone" in str(cell.error)
+            assert own.run("'kept' in globals()").text == "False\n"
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)
+        finally:
+            for number in freed:
+                os.close(number)
+
+
+def test_an_interpreter_that_ended_under_the_killers_eyes_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Kernel() as own:
+        os.killpg(own._process.pid, signal.SIGKILL)
+        own._process.wait()
+        monkeypatch.setattr(own._process, "poll", lambda: None)  # what it was a moment ago
+        own.kill()
+        own.close()
 
 
 def test_children_do_not_outlive_the_time_limit(kernel: Kernel) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import shutil
-import socket
 import struct
 import time
 from pathlib import Path
 
 import pytest
+from escapes import ABSENT, EFFECTS, ESCAPES, HARMFUL, WENT, hold, lacking, outside
 
 from openqwen.core.errors import MissingTool, UsageError
 from openqwen.sandbox import backend, run, run_program, seccomp
@@ -62,6 +63,7 @@ def test_memory_limit_is_kept() -> None:
 def test_fork_bomb_stops_by_itself() -> None:
     result = run_program("import os\nwhile True: os.fork()", time_limit=5)
     assert result.reason in ("error", "timeout", "output-limit")
+    assert "BlockingIOError" in result.stderr  # each of them comes to the limit
     assert run_program("print(1)").stdout == "1\n"
 
 
@@ -84,74 +86,39 @@ for _ in range(200):
             assert result.stdout == "True\nTrue\n", result
 
 
-ESCAPES = {
-    "read the password file": "print(open('/etc/passwd').read())",
-    "read the checkout": f"print(open({__file__!r}).read())",
-    "write beside the interpreter": "import os; open(os.path.join(os.path.dirname(os.__file__), 'x'), 'w')",
-    "internet socket": "import socket; socket.socket(socket.AF_INET)",
-    "IPv6 socket": "import socket; socket.socket(socket.AF_INET6)",
-    "packet socket": "import socket; socket.socket(socket.AF_PACKET)",
-    "signal to the parent": "import os; os.kill(1, 9); os.kill(1, 0); raise OSError if os.getpid() != 1 else None",
-    "trace": "import ctypes; c = ctypes.CDLL(None); assert c.ptrace(0, 0, 0, 0) == 0",
-    "user namespace": "import ctypes; c = ctypes.CDLL(None); assert c.unshare(0x10000000) == 0",
-    "mount": "import ctypes; c = ctypes.CDLL(None); assert c.mount(b'none', b'/work', b'tmpfs', 0, None) == 0",
-    "anonymous executable": "import os; os.memfd_create('x')",
-    "device": "import os; os.mknod('/work/d', 0o60666, os.makedev(8, 0))",
-    "become root": "import os; os.setuid(0)",
-    "kernel settings": "open('/proc/sys/kernel/core_pattern', 'w').write('x')",
-    "fill the disk": "f = open('/work/x', 'wb')\nfor _ in range(100): f.write(bytes(1 << 20))",
-    "shared memory": "f = open('/dev/shm/x', 'wb')\nfor _ in range(100): f.write(bytes(1 << 20)); f.flush()",
-    "the environment": "import os; os.environ['OPENQWEN_SECRET']",
-    "another process' environment": "print(open('/proc/1/environ').read().index('OPENQWEN_SECRET'))",
-    "packages outside the standard library": "import numpy",
-    "name look-up": "import socket; socket.gethostbyname('localhost.example.com')",
-    "unix datagram to the system log": "import socket as s; s.socket(s.AF_UNIX, s.SOCK_DGRAM).connect('/dev/log')",
-    "netlink": "import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
-    "vsock": "import socket; socket.socket(socket.AF_VSOCK)",
-    "abstract socket of the host": "import socket; socket.socket(socket.AF_UNIX).connect(chr(0) + 'openqwen-escape')",
-    "another process' memory": "open('/proc/1/mem', 'r+b').read(1)",
-    "another process' folder": "import os; os.listdir('/proc/1/root')",
-    "another process' files": "import os; os.listdir('/proc/1/fd')",
-    "the host's processes": f"import os; os.kill({os.getpid()}, 0)",
-    "link out of the folder": "import os; os.symlink('/etc/shadow', '/work/l'); open('/work/l').read()",
-    "climb out of the folder": "open('/work/../../../etc/shadow').read()",
-    "hard link to a program": "import os; os.link('/usr/bin/env', '/work/env')",
-    "write to the system's programs": "open('/usr/bin/x', 'w')",
-    "mark a program set-user-id root": "import os; os.chmod('/usr/bin/env', 0o4755)",
-    "take a file for root": "import os; open('/work/x', 'w'); os.chown('/work/x', 0, 0)",
-    "change the root": "import os; os.chroot('/work')",
-    "join a namespace": "import ctypes, os; c = ctypes.CDLL(None); assert c.setns(os.open('/proc/1/ns/net', 0), 0) == 0",
-    "kernel ring": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(425, 8, ctypes.create_string_buffer(256)) >= 0",
-    "page faults in user space": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(323, 0) >= 0",
-    "kernel programs": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(321, 0, b'\\1\\0\\0\\0' * 18, 72) >= 0",
-    "keyring": "import ctypes; c = ctypes.CDLL(None); assert c.syscall(250, 0, -3, 1) >= 0",
-    "kernel messages": "import ctypes; c = ctypes.CDLL(None); assert c.klogctl(3, ctypes.create_string_buffer(64), 64) >= 0",
-    "set the clock": "import time; time.clock_settime(time.CLOCK_REALTIME, 0)",
-    "host name": "import socket; socket.sethostname('x')",
-    "raise a limit": "import resource as r; r.setrlimit(r.RLIMIT_NPROC, (1 << 16, 1 << 16))",
-    "higher priority": "import os; os.nice(-5)",
-    "real-time priority": "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))",
-    "raw disk": "import os; os.listdir('/dev/block'); open('/dev/sda', 'rb')",
-    "kernel memory": "open('/dev/mem', 'rb')",
-    "control groups": "import os; os.mkdir('/sys/fs/cgroup/x')",
-    "too many open files": "import os; [os.dup(0) for _ in range(10000)]",
-    "one huge file": "import os; os.truncate(os.open('/work/x', os.O_CREAT | os.O_RDWR), 1 << 40)",
-    "type into the terminal": "import fcntl, termios; fcntl.ioctl(open('/dev/tty', 'wb'), termios.TIOCSTI, b'x')",
-}
-
-
 @pytest.mark.fault(
     "sandbox", "a program tries to get out: network, files, processes, kernel", "every attempt fails"
 )
 @needs_sandbox
 @pytest.mark.parametrize("name", ESCAPES)
-def test_escape_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_escape_fails(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENQWEN_SECRET", "1")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0openqwen-escape")
-        listener.listen()
-        result = run_program(ESCAPES[name], memory_mb=256)
-    assert result.reason in ("error", "timeout"), result
+    with hold(tmp_path / "held") as held:
+        for other in (1, held.victim.pid) if "{other}" in ESCAPES[name] else (1,):
+            result = run_program(held.text(name, other), memory_mb=256)
+            assert result.reason == "error" and WENT not in result.stdout, result
+            if name in HARMFUL:  # nothing else shows that it asks for the right thing
+                assert re.search(r"PermissionError|\[Errno 30\]", result.stderr), result
+        assert held.touched() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel itself holds back all but root")
+@pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="there is no bubblewrap to keep the machine from harm"
+)
+@pytest.mark.parametrize("name", [name for name in ESCAPES if name not in HARMFUL])
+def test_escape_works_where_nothing_holds_it(name: str, tmp_path: Path) -> None:
+    with hold(tmp_path / "held") as held:
+        done = outside(name, held, tmp_path / "outside")
+        if lacking(name, done.stderr):
+            pytest.skip(f"not here: {ABSENT[name]}")
+        assert done.stdout == WENT + "\n", done.stderr
+        assert held.touched() == EFFECTS.get(name, [])
+
+
+def test_few_escapes_cannot_be_shown() -> None:
+    assert len(ESCAPES) >= 75 and len(HARMFUL) <= 5 and len(ABSENT) <= 7
+    assert {*HARMFUL, *ABSENT, *EFFECTS} <= set(ESCAPES)
 
 
 @pytest.mark.fault("sandbox", "a program leaves files and processes", "gone at the next run")
