@@ -50,7 +50,12 @@ def primer(*settings: Settings, out: Out, recipe: Recipes = None, plan: Plan = F
 @app.command
 def code(
     *settings: Settings,
-    input: Annotated[Path, Parameter(help="A checkout, or a folder of them.")],
+    input: Annotated[
+        Path,
+        Parameter(
+            help="A checkout, a file of JSON lines of programs (id owner/repo:path, text, licence, lang), or a folder of them."
+        ),
+    ],
     out: Out,
     recipe: Recipes = None,
     plan: Plan = False,

@@ -24,12 +24,28 @@ class RepositoriesConfig(Config):
         doc="SPDX names kept; empty: all, also none",
     )
     max_file_bytes: Count = setting(1_000_000, source="ours", doc="larger files are dropped", gt=0)
+    max_undecoded: float = setting(
+        0.01,
+        source="ours",
+        doc="share of U+FFFD in a file; beyond, its encoding is unknown",
+        ge=0,
+        le=1,
+    )
+    min_spaces: float = setting(
+        0.02,
+        source="ours",
+        doc="share of spaces and line ends in a file that is not UTF-8; below, its encoding is unknown",
+        ge=0,
+        le=1,
+    )
     limits: CodeConfig = setting(
         CodeConfig(), source="ours", doc="of lines and letters; beyond is minified or data"
     )
     generated: bool = setting(True, source="ours", doc="drop files that say they are generated")
     vendored: bool = setting(True, source="ours", doc="drop copies of other projects inside a project")
-    secrets: bool = setting(True, source="ours", doc="replace keys, passwords, e-mail and network addresses")
+    secrets: bool = setting(
+        True, source="ours", doc="replace keys, passwords, addresses, phone numbers and authors"
+    )
     dedup: DedupConfig = setting(DedupConfig(), source="ours", doc="of files, within their language")
     decontaminate: DecontaminateConfig = setting(
         DecontaminateConfig(), source="report §2.1", doc="files that overlap with evaluation sets are dropped"

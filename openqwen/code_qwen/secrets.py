@@ -1,7 +1,8 @@
-"""Replaces what must not be learnt: keys, passwords, e-mail and network addresses.
+"""Replaces what must not be learnt: keys, passwords, e-mail and network addresses, phone numbers, names of authors.
 
 Ours, after the categories of Li et al. 2023 (StarCoder, §4): a key by its published form, other secrets by the name they
-are assigned to and a value that looks drawn by chance. What is replaced keeps its place: <EMAIL>, <KEY>, <PASSWORD>, <IP>.
+are assigned to and a value that looks drawn by chance; a person's name only where it is said to be one. What is replaced
+keeps its place: <EMAIL>, <KEY>, <PASSWORD>, <IP>, <PHONE>, <NAME>.
 """
 
 from __future__ import annotations
@@ -56,6 +57,27 @@ _BARE = re.compile(
 )
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?P<host>(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24})\b")
 _IP = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+# Phone numbers with their country's and in groups, or in quotes, or behind a word for one; 8 to 15 digits (ITU-T E.164).
+_PHONE = re.compile(
+    r"(?<![\w+.)-])\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\)|[ .-]\d{1,4})(?:[ .-]\d{2,6}){1,4}(?![\w+]|[.-]\d)"
+    r"|(?<=[\"'`:])\+[1-9]\d{9,14}(?=[\"'`])"
+)
+_PHONE_BEHIND = re.compile(
+    r"(?i)(?P<name>\b(?:tel(?:ephone)?|phone|mobile|fax)(?:[_ ]?(?:no|number|nr))?[\"']?\.?[ \t]{0,4}[:=]{1,2}[ \t]{0,4}"
+    r"[\"']?)(?P<value>\+?\(?\d[\d ().-]{6,20}\d)(?!\w)"
+)
+_NOBODYS = re.compile(r"12345|(\d)\1{4}|55501\d\d$")  # digits of numbers for examples
+# Two to four words of which the first and last begin with a capital, or a Chinese name; several with commas between.
+_WORD = r"(?:(?:[^\W\d_a-z]\.-?){1,3}|[^\W\d_a-z](?:\w|[-'’](?=\w)){0,30})"
+_PERSON = rf"{_WORD}(?: (?:(?:v[ao]n|d[eiu]|de[rn]|la|al|bin) ){{0,3}}{_WORD}){{1,3}}"
+_AUTHOR = re.compile(
+    r"(?P<name>(?:@author[ \t:]|\b[Aa]uthors?:|\bAUTHORS?:|__author__[ \t]{0,8}=[ \t]{0,8}[\"'])[ \t]{0,8})"
+    rf"(?P<value>{_PERSON}(?:(?:, (?:and )?| and | & ){_PERSON}){{0,9}}|[一-鿿]{{2,4}}(?![一-鿿]))"
+)
+_ORGANISATION = re.compile(
+    r"\b(?:Authors?|Community|Contributors|Corp|Corporation|Developers|Foundation|GmbH|Group|Inc|Ltd|LLC|Project|Team|The|"
+    r"University)\b"
+)
 _IN_ADDRESS = re.compile(r"://[^\s/@\"']*$")  # before user:password@host, or git@host
 _EXAMPLES = re.compile(r"(?i)(^|\.)(example|test|localhost|invalid|local)(\.|$)|^example\.")
 # Name servers for everybody, which programs name without giving anybody away.
@@ -106,6 +128,19 @@ def clean(text: str) -> tuple[str, Counter[str]]:
     def address(match: re.Match[str]) -> str:
         return put("ip", "<IP>") if _is_public(match.group(0)) else match.group(0)
 
+    def phone(match: re.Match[str]) -> str:
+        number = match.groupdict().get("value") or match.group(0)
+        digits = "".join(filter(str.isdigit, number))
+        decimal = number.count(".") == 1 and number.replace(".", "").isdigit()
+        if not 8 <= len(digits) <= 15 or decimal or _NOBODYS.search(digits):
+            return match.group(0)
+        return put("phone", f"{match.groupdict().get('name') or ''}<PHONE>")
+
+    def author(match: re.Match[str]) -> str:
+        if _ORGANISATION.search(match["value"]):
+            return match.group(0)
+        return put("name", f"{match['name']}<NAME>")
+
     steps: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         (_KEYS, lambda match: put("key", "<KEY>")),
         (_BEHIND, lambda match: put("key", f"{match['name']}<KEY>")),
@@ -114,6 +149,9 @@ def clean(text: str) -> tuple[str, Counter[str]]:
         (_BARE, bare),
         (_EMAIL, email),
         (_IP, address),
+        (_PHONE, phone),
+        (_PHONE_BEHIND, phone),
+        (_AUTHOR, author),
     )
     for pattern, replace in steps:
         text = pattern.sub(replace, text)

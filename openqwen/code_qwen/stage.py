@@ -1,4 +1,4 @@
-"""Stage "code": source trees to documents of code, each file kept or dropped with its reason.
+"""Stage "code": source trees, or records of their files, to documents of code, each file kept or dropped with its reason.
 
 Ours; report §4.1 says only that the base model goes on with code. documents.jsonl.zst is an input of the data stage, where
 it is mixed with text (--mix.proportions); files.jsonl says of every file what became of it. All files are in memory.
@@ -16,21 +16,26 @@ from typing import Any
 
 from openqwen.code_qwen import marks, secrets
 from openqwen.code_qwen.config import RepositoriesConfig
-from openqwen.code_qwen.find import Repository, repositories
-from openqwen.code_qwen.languages import comment, language_of
+from openqwen.code_qwen.find import Repository, one_line, record_files, repositories
+from openqwen.code_qwen.languages import BY_ENDING, comment, language_of
 from openqwen.code_qwen.licences import is_allowed, is_licence_file, licence_of_file, licence_of_text
 from openqwen.code_qwen.order import in_order
 from openqwen.core.artifact import Artifact, find, stage_run, write_jsonl
 from openqwen.core.config import Resolved
+from openqwen.core.console import note
 from openqwen.core.errors import DataError
 from openqwen.core.jsonl import write_jsonl_zst
 from openqwen.data import exact, minhash
+from openqwen.data.config import DecontaminateConfig
 from openqwen.data.decontaminate import Index, decontaminate, read_benchmarks
 from openqwen.data.documents import Bad, Document, Dropped
 from openqwen.data.encoding import decode_page
-from openqwen.data.sources.files import binary_reason
+from openqwen.data.sources.files import UNREADABLE, binary_reason, kind_of
+from openqwen.data.sources.formats import json_lines
 
 LICENCE_BYTES = 100_000
+_LONGEST = {"id": 4096, "licence": 200}  # characters of a record's fields
+_LANGUAGES = frozenset(BY_ENDING.values())
 
 
 @dataclass(slots=True)
@@ -63,18 +68,25 @@ class File:
 
 
 def run(resolved: Resolved[RepositoriesConfig], inputs: dict[str, Path], out: Path) -> Artifact:
-    """From "input" (a checkout, or a folder of them) to a code artefact."""
+    """From "input" (a checkout or a file of records, or a folder of them) to a code artefact."""
     config = resolved.config
     with stage_run(out, "code", resolved, inputs) as stage:
         bad = Bad(config.bad_fraction)
         files: list[File] = []
-        for repository in repositories(inputs["input"]):
-            read = list(read_repository(repository, config, bad))
-            files += read
-            stage.log(f"{repository.name}: {sum(not f.reason for f in read)} of {len(read)} programs")
+        records = record_files(inputs["input"])
+        for repository in repositories(inputs["input"], bool(records)):
+            files += read_repository(repository, config, bad)
+        files += read_records(records, config, bad, {f.id for f in files})
+        for name, group in groupby(files, key=lambda f: f.repository):
+            read = list(group)
+            stage.log(f"{name}: {sum(not f.reason for f in read)} of {len(read)} programs")
         bad.check()
         drop_copies(files, config)
-        drop_overlap(files, config)
+        benchmarks = drop_overlap(files, config)
+        if not benchmarks:
+            told = without_benchmarks(config.decontaminate)
+            note(told)
+            stage.log(told)
         kept = [f for f in files if not f.reason]
         if not kept:
             raise DataError(
@@ -92,6 +104,8 @@ def run(resolved: Resolved[RepositoriesConfig], inputs: dict[str, Path], out: Pa
             kept=len(kept),
             dropped=dict(Counter(f.reason for f in files if f.reason).most_common()),
             skipped=bad.reasons,
+            noted=bad.noted,
+            benchmarks=benchmarks,
             languages=dict(Counter(f.language for f in kept).most_common()),
             licences=dict(Counter(f.licence or "none" for f in kept).most_common()),
             secrets=dict(sum((f.secrets for f in kept), Counter())),
@@ -116,41 +130,146 @@ def read_repository(repository: Repository, config: RepositoriesConfig, bad: Bad
         if is_licence_file(path)
     }
     for path, place in listed:
-        language = language_of(path)
-        if language is None:
-            continue
-        file = File(repository.name, path, language)
-        if config.languages and language not in config.languages:
-            file.reason = "language"
-        elif (size := place.stat().st_size) > config.max_file_bytes:
-            file.reason, file.detail = "too large", f"{size} bytes"
-        else:
-            data = place.read_bytes()
-            if why := binary_reason(data):
-                bad.skip(place, why)
+        if language := language_of(path):
+            file = File(repository.name, path, language)
+            try:
+                taken = _take(file, place, folders, config, bad, place)
+            except OSError as error:
+                bad.skip(place, f"unreadable: {error.__class__.__name__}")
                 continue
-            bad.seen += 1
-            file.text = text_of(data)
-            _judge(file, folders, config)
-        yield file
+            if taken:
+                yield file
+
+
+def read_records(
+    paths: Sequence[Path], config: RepositoriesConfig, bad: Bad, known: Iterable[str] = ()
+) -> list[File]:
+    """The programs of files of records {"id": "owner/repo:path", "text", "licence", "lang"}, as from their checkouts.
+
+    A record's licence is the file's, without one what the file itself says; so is its language, without one that of its
+    ending. known: ids that are taken.
+    """
+    found: dict[str, File] = {}
+    taken = set(known)
+    for path in paths:
+        # A line holds a file of the largest size with every byte escaped.
+        lines = json_lines(path, kind_of(path)[1], 6 * config.max_file_bytes + 100_000, bad)
+        try:
+            for number, record in lines:
+                where = f"{path}:{number}"
+                file = _of_record(record, bad, where)
+                if file is None:
+                    continue
+                if file.id in taken:
+                    bad.skip(where, "duplicate id")
+                    continue
+                taken.add(file.id)
+                if _take(file, record["text"].encode(), {}, config, bad, where):
+                    found[file.id] = file
+        except UNREADABLE as error:
+            bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
+    return sorted(found.values(), key=lambda f: (f.repository.split("/"), _as_walked(f.path)))
+
+
+def _as_walked(path: str) -> list[tuple[bool, str]]:
+    """The order in which a folder is read: its files before its folders."""
+    *folders, name = path.split("/")
+    return [*((True, folder) for folder in folders), (False, name)]
+
+
+def _of_record(record: Any, bad: Bad, where: str) -> File | None:
+    """A record's file without its text. None where the record is no program's; then `bad` knows."""
+    fields = record if isinstance(record, dict) else {}
+    label, text = fields.get("id"), fields.get("text")
+    name, colon, path = label.partition(":") if isinstance(label, str) else ("", "", "")
+    parts = {*name.split("/"), *path.split("/")}
+    inside = len(name) + len(path) < _LONGEST["id"] and not {"", ".", ".."} & parts
+    if not colon or not inside or not isinstance(text, str):
+        bad.skip(where, 'no "text" with an "id" of repository and path')
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        bad.skip(where, "a lone surrogate: no text")
+        return None
+    language = fields.get("lang")
+    if not isinstance(language, str) or language not in _LANGUAGES:
+        language = language_of(path)
+    if language is None:
+        bad.note(where, "no program: neither its language nor its ending is known")
+        return None
+    licence = fields.get("licence")
+    if not isinstance(licence, str) or not 0 < len(licence) <= _LONGEST["licence"]:
+        licence = None
+    return File(one_line(name), one_line(path), language, licence and one_line(licence))
+
+
+def _take(
+    file: File,
+    content: Path | bytes,
+    folders: dict[str, str | None],
+    config: RepositoriesConfig,
+    bad: Bad,
+    where: Path | str,
+) -> bool:
+    """Reads a file and sets why it is dropped. False if it is binary; then `bad` knows."""
+    size = content.stat().st_size if isinstance(content, Path) else len(content)
+    if config.languages and file.language not in config.languages:
+        file.reason = "language"
+    elif size > config.max_file_bytes:
+        file.reason, file.detail = "too large", f"{size} bytes"
+    else:
+        data = content.read_bytes() if isinstance(content, Path) else content
+        if why := binary_reason(data):
+            bad.skip(where, why)
+            return False
+        bad.seen += 1
+        text, encoding = decode_page(data)
+        file.text = _unix(text)
+        _judge(file, encoding, folders, config)
+    return True
 
 
 def text_of(data: bytes) -> str:
     """A program's text, its lines ended as Unix has it."""
-    return decode_page(data)[0].replace("\r\n", "\n").replace("\r", "\n")
+    return _unix(decode_page(data)[0])
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _head(path: Path) -> str:
-    """As much of a file as a licence is long."""
-    with path.open("rb") as opened:
-        return opened.read(LICENCE_BYTES).decode("utf-8", "replace")
+    """As much of a file as a licence is long; nothing of one that cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            return opened.read(LICENCE_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
-def _judge(file: File, folders: dict[str, str | None], config: RepositoriesConfig) -> None:
-    """Sets a file's licence and why it is dropped, or replaces its secrets."""
-    file.licence = licence_of_file(file.path, file.text, folders)
+def _undecoded(text: str, encoding: str, config: RepositoriesConfig) -> str | None:
+    """Why a text was read in no encoding of its own, or None: what did not fit, or bytes in which no spaces are.
+
+    Nearly all bytes are some letter of cp1251; but all encodings that are guessed have ASCII's spaces and line ends.
+    """
+    lost = text.count("\ufffd") / max(1, len(text))
+    if lost > config.max_undecoded:
+        return f"{lost:.1%} U+FFFD"
+    spaces = sum(map(str.isspace, text))
+    if not encoding.startswith("utf") and spaces + 1 < config.min_spaces * len(
+        text
+    ):  # a short line may have none
+        return f"{spaces} spaces and line ends in {len(text)} characters"
+    return None
+
+
+def _judge(file: File, encoding: str, folders: dict[str, str | None], config: RepositoriesConfig) -> None:
+    """Sets a file's licence, if it has none yet, and why it is dropped, or replaces its secrets."""
+    file.licence = file.licence or licence_of_file(file.path, file.text, folders)
     checks = (
         ("empty", lambda: None if file.text.strip() else "no text"),
+        ("unknown encoding", lambda: _undecoded(file.text, encoding, config)),
         (
             "licence",
             lambda: None if is_allowed(file.licence, config.licences) else file.licence or "none found",
@@ -181,15 +300,27 @@ def drop_copies(files: Sequence[File], config: RepositoriesConfig) -> None:
     _mark(files, dropped)
 
 
-def drop_overlap(files: Sequence[File], config: RepositoriesConfig) -> None:
-    """Marks files that overlap with evaluation sets, as far as there are any."""
+def drop_overlap(files: Sequence[File], config: RepositoriesConfig) -> dict[str, int]:
+    """Marks files that overlap with evaluation sets. The sets by name with their items; none where there are none."""
     paths = config.decontaminate.paths()
     if not config.decontaminate.enabled or not paths:
-        return
-    index = Index(read_benchmarks(paths), config.decontaminate)
+        return {}
+    items = read_benchmarks(paths)
+    index = Index(items, config.decontaminate)
     documents = [Document(f.id, f.text, "code", f.language) for f in files if not f.reason]
     whole = config.decontaminate.model_copy(update={"overlap": "drop"})  # half a program is none
     _mark(files, decontaminate(documents, index, whole)[1])
+    return dict(sorted(Counter(item.benchmark for item in items).items()))
+
+
+def without_benchmarks(config: DecontaminateConfig) -> str:
+    """What is said where nothing was held against evaluation sets."""
+    if not config.enabled:
+        return "decontamination is off: nothing was held against evaluation sets"
+    return (
+        "no evaluation sets found, so nothing was held against any: "
+        f"give --decontaminate.benchmarks FILES, or put them into {config.folder}"
+    )
 
 
 def _mark(files: Sequence[File], dropped: Sequence[Dropped]) -> None:

@@ -97,6 +97,11 @@ class Bad:
     def reasons(self) -> dict[str, int]:
         return dict(Counter(r["reason"].split(":")[0] for r in self.records))
 
+    @property
+    def noted(self) -> dict[str, int]:
+        """What was odd about records that are read, and how often."""
+        return dict(Counter(r["reason"].split(":")[0] for r in self.odd))
+
     def check(self, minimum: int = 20) -> None:
         """DataError when more than `max_fraction` of what was met is unreadable (few records prove nothing)."""
         total = self.seen + len(self.records)

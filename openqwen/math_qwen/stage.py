@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from openqwen.core.artifact import Artifact, find, open_inputs, read_jsonl, stage_run, write_jsonl
 from openqwen.core.config import Resolved
@@ -20,7 +21,7 @@ from openqwen.core.errors import DataError
 from openqwen.core.metrics import read_metrics
 from openqwen.data.decontaminate import Index, decontaminate, read_benchmarks
 from openqwen.data.documents import Bad, Document
-from openqwen.data.sources.files import kind_of
+from openqwen.data.sources.files import UNREADABLE, kind_of
 from openqwen.data.sources.formats import json_lines
 from openqwen.math_qwen import check
 from openqwen.math_qwen.config import MathConfig
@@ -47,7 +48,7 @@ def run(resolved: Resolved[MathConfig], inputs: dict[str, Path], out: Path) -> A
         problems, leaked = without_overlap([*unique(given), *made], config)
         held = round(config.heldout * len(made))
         heldout = [p for p in problems if p.source == "template"][-held:] if held else []
-        kept = [p for p in problems if p.id not in {h.id for h in heldout}]
+        kept = apart(problems, heldout)
         verdicts: Counter[str] = Counter()
         if "replies" in inputs:
             kept = with_paths(kept, inputs["replies"], config.max_paths, verdicts)
@@ -65,6 +66,7 @@ def run(resolved: Resolved[MathConfig], inputs: dict[str, Path], out: Path) -> A
             by_source=dict(Counter(p.source for p in kept)),
             by_lang=dict(Counter(p.lang for p in kept)),
             overlap=len(leaked),
+            like_heldout=len(problems) - len(kept) - len(heldout),
             skipped=bad.reasons,
             paths=dict(verdicts),
         )
@@ -87,22 +89,42 @@ def read_problems(path: Path, bad: Bad) -> Iterable[Problem]:
 
     The working's own equations are not checked: people write "= $5" and round.
     """
-    for line, record in json_lines(path, kind_of(path)[1], 1_000_000, bad):
-        where = f"{path}:{line}"
-        question, told = (
-            (record.get("question"), record.get("answer")) if isinstance(record, dict) else (None, None)
-        )
-        if not isinstance(question, str) or not isinstance(told, str) or not question.strip():
-            bad.skip(where, 'no "question" and "answer"')
-            continue
-        working = _CALCULATOR.sub("", told).strip()
-        answer = check.answer_of(working)
-        if answer is None:
-            bad.skip(where, 'the answer does not end in "#### number"')
-            continue
-        bad.seen += 1
-        lang = "zh" if re.search(r"[一-鿿]", question) else "en"
-        yield Problem(f"given-{line}", question.strip(), answer, (working,), lang, "given")
+    try:
+        for line, record in json_lines(path, kind_of(path)[1], 1_000_000, bad):
+            if (problem := _given(record, line, f"{path}:{line}", bad)) is not None:
+                yield problem
+    except UNREADABLE as error:
+        bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
+
+
+def _given(record: Any, line: int, where: str, bad: Bad) -> Problem | None:
+    """The problem of a record, or None; then `bad` knows why."""
+    question, told = (
+        (record.get("question"), record.get("answer")) if isinstance(record, dict) else (None, None)
+    )
+    if not isinstance(question, str) or not isinstance(told, str) or not question.strip():
+        bad.skip(where, 'no "question" and "answer"')
+        return None
+    if not _is_text(question + told):
+        bad.skip(where, "a lone surrogate: no text")
+        return None
+    working = _CALCULATOR.sub("", told).strip()
+    answer = check.answer_of(working)
+    if answer is None:
+        bad.skip(where, 'the answer does not end in "#### number"')
+        return None
+    bad.seen += 1
+    lang = "zh" if re.search(r"[一-鿿]", question) else "en"
+    return Problem(f"given-{line}", question.strip(), answer, (working,), lang, "given")
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON may escape half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unique(problems: Iterable[Problem]) -> list[Problem]:
@@ -114,6 +136,17 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
         if first is not problem and first.answer == problem.answer and new:
             found[problem.question] = replace(first, solutions=(*first.solutions, *new))
     return list(found.values())
+
+
+def apart(problems: Sequence[Problem], heldout: Sequence[Problem]) -> list[Problem]:
+    """Problems that are not held out, nor worked like one that is: the same numbers in another language, for instance."""
+    names = {problem.id for problem in heldout}
+    paths = {path for problem in heldout for text in problem.solutions if (path := check.path_of(text))}
+    return [
+        problem
+        for problem in problems
+        if problem.id not in names and not any(check.path_of(text) in paths for text in problem.solutions)
+    ]
 
 
 def without_overlap(
@@ -166,6 +199,8 @@ def with_paths(
 
 def judge(text: str, answer: Fraction, known: set[tuple[str, ...]]) -> str:
     """What is to become of a sampled solution: "kept", or why not."""
+    if not _is_text(text):
+        return "no text"
     if check.answer_of(text) is None:
         return "no answer"
     if check.answer_of(text) != answer:

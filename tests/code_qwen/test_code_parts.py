@@ -140,6 +140,27 @@ def test_vendored_and_minified() -> None:
             "<KEY>\nx",
             {"key": 1},
         ),
+        ("call +49 89 1234 6789, or", "call <PHONE>, or", {"phone": 1}),
+        ("call +1 (415) 636-2671.", "call <PHONE>.", {"phone": 1}),
+        ("send('+14156362671')", "send('<PHONE>')", {"phone": 1}),
+        ("Tel.: 030 / 123, phone: 415-636-2671", "Tel.: 030 / 123, phone: <PHONE>", {"phone": 1}),
+        ("fax_number = '4156362671'", "fax_number = '<PHONE>'", {"phone": 1}),
+        ("phone: +1 202-555-0143 or +01-123-456-7890", "phone: +1 202-555-0143 or +01-123-456-7890", {}),
+        ("x = a +100 * 2000 +3.14159265 +12345678", "x = a +100 * 2000 +3.14159265 +12345678", {}),
+        ("12:00:00 +0100 2023-11-12 @@ -1,5 +1,6 @@", "12:00:00 +0100 2023-11-12 @@ -1,5 +1,6 @@", {}),
+        ("mobile: 640, phone = 3.14159265", "mobile: 640, phone = 3.14159265", {}),
+        (" * @author Ann Lee", " * @author <NAME>", {"name": 1}),
+        ("# Author: Jan van der Berg and J.-P. O'Neil.", "# Author: <NAME>.", {"name": 1}),
+        ("# Authors: Ann Lee, Bo Li <b.li@acme.de>", "# Authors: <NAME> <<EMAIL>>", {"email": 1, "name": 1}),
+        ("__author__ = 'Ann Lee'", "__author__ = '<NAME>'", {"name": 1}),
+        ("// 作者 @author 王小明", "// 作者 @author <NAME>", {"name": 1}),
+        ("@author The Acme Project", "@author The Acme Project", {}),
+        (
+            "author: str, author: Author, AuthorList Of Things",
+            "author: str, author: Author, AuthorList Of Things",
+            {},
+        ),
+        ("Copyright 2020 Ann Lee", "Copyright 2020 Ann Lee", {}),
     ],
 )
 def test_secrets(text: str, cleaned: str, kinds: dict[str, int]) -> None:
@@ -217,6 +238,10 @@ def test_cleaning_any_text_ends_and_changes_nothing_twice(text: str) -> None:
         "a" * 32,
         "AAAAaaaaaaa:",
         "://a@b.c",
+        "+1 23",
+        "tel: 1 ",
+        "Author: Ab Cd, ",
+        "Author: " + "A" * 40,
     ],
 )
 def test_no_text_is_slow_to_clean(piece: str) -> None:

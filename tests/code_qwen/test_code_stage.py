@@ -5,16 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
+import re
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from openqwen.cli import main
 from openqwen.code_qwen.config import RepositoriesConfig
 from openqwen.code_qwen.find import repositories
 from openqwen.core.artifact import load
 from openqwen.core.errors import DataError
-from openqwen.core.jsonl import read_jsonl_zst
+from openqwen.core.jsonl import read_corpus, read_jsonl_zst
+from openqwen.data.config import MixConfig
 from openqwen.data.documents import Bad
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy. WITHOUT WARRANTY OF ANY KIND\n"
@@ -115,6 +119,7 @@ def test_each_file_is_kept_or_dropped_with_its_reason(two: Path, tmp_path: Path)
     facts = load(tmp_path / "out", "code").manifest["facts"]
     assert facts["kept"] == 4 and facts["kept"] + sum(facts["dropped"].values()) == facts["files"] == 12
     assert facts["skipped"] == {"binary file": 1}
+    assert facts["noted"] == {"submodule that is not checked out": 1}
     skipped = (tmp_path / "out" / "skipped.jsonl").read_text(encoding="utf-8")
     assert "submodule that is not checked out" in skipped and "blob.c" in skipped
 
@@ -166,6 +171,48 @@ def test_documents_go_into_a_corpus_with_text(two: Path, tmp_path: Path) -> None
     assert load(tmp_path / "corpus", "corpus").manifest["facts"]["documents"] >= 3
 
 
+def test_code_has_the_share_in_a_corpus_that_the_recipe_asks_for(tmp_path: Path) -> None:
+    """Where there is enough of both: what the recipe says to two points of a hundred, in tokens by bytes."""
+    recipe = (Path(__file__).parents[2] / "recipes" / "code-qwen.toml").read_text(encoding="utf-8")
+    asked = re.findall(r"--mix\.proportions '(.+?)'", recipe)
+    assert asked == ['{code = 0.8, "*" = 0.2}']
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abdegiklmnoprstu", k=6)) for _ in range(500)]
+    programs = {
+        f"{number}.py": "".join(
+            "def {}(one, two):\n    return one.{}(two)\n\n\n".format(*rng.sample(words, 2)) for _ in range(20)
+        )
+        for number in range(120)
+    }
+    run(tree(tmp_path / "r", {"LICENSE": MIT, **programs}), tmp_path / "out", "--join", "false")
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (tmp_path / "out" / "documents.jsonl.zst").rename(folder / "code.jsonl.zst")
+    texts = [" ".join(rng.choices(words, k=150)) for _ in range(60)]
+    (folder / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text, "source": "text"}) + "\n" for text in texts), encoding="utf-8"
+    )
+    command = [
+        "data",
+        "build",
+        "--input",
+        str(folder),
+        "--out",
+        str(tmp_path / "corpus"),
+        "--valid-fraction",
+        "0",
+    ]
+    assert (
+        main([*command, "--quality.drop", "false", "--language.keep", "[]", "--mix.proportions", *asked]) == 0
+    )
+    weights = MixConfig().bytes_per_token
+    tokens = {"code": 0.0, "text": 0.0}
+    for document in read_corpus(tmp_path / "corpus"):
+        size = len(document["text"].encode())
+        tokens[document["source"]] += size / weights.get(document["lang"], weights["*"])
+    assert tokens["code"] / sum(tokens.values()) == pytest.approx(0.8, abs=0.02)
+
+
 def test_files_that_overlap_with_a_benchmark_are_dropped(two: Path, tmp_path: Path) -> None:
     item = {
         "task_id": "HumanEval/1",
@@ -177,6 +224,25 @@ def test_files_that_overlap_with_a_benchmark_are_dropped(two: Path, tmp_path: Pa
     files = run(two, tmp_path / "out", "--decontaminate.benchmarks", json.dumps([str(bench)]))
     assert files["one:help.py"]["reason"].startswith("overlap with")
     assert "HumanEval" in files["one:help.py"]["detail"] and files["one:main.py"].get("reason") is None
+
+
+def test_without_evaluation_sets_it_says_so(
+    two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(two, tmp_path / "out")
+    assert "no evaluation sets found" in capsys.readouterr().out
+    assert "no evaluation sets found" in (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+    assert load(tmp_path / "out", "code").manifest["facts"]["benchmarks"] == {}
+    folder = tmp_path / "data" / "benchmarks"
+    folder.mkdir(parents=True)
+    item = {"id": 1, "prompt": "a question of the set that is long enough to be held against every program"}
+    (folder / "own.jsonl").write_text(json.dumps(item) + "\n", encoding="utf-8")
+    run(two, tmp_path / "held")
+    assert "evaluation sets" not in capsys.readouterr().out
+    assert load(tmp_path / "held", "code").manifest["facts"]["benchmarks"] == {"own": 1}
+    run(two, tmp_path / "off", "--decontaminate.enabled", "false")
+    assert "decontamination is off" in capsys.readouterr().out
 
 
 def test_the_same_bytes_again(two: Path, tmp_path: Path) -> None:
@@ -244,8 +310,187 @@ def test_which_folders_are_repositories(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder of programs"):
         repositories(tmp_path / "missing")
     (tmp_path / "void").mkdir()
-    with pytest.raises(DataError, match="the folder is empty"):
+    with pytest.raises(DataError, match="the folder is empty of repositories"):
         repositories(tmp_path / "void")
+
+
+# ---- duplicates, encodings ------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_those_of_one_language(tmp_path: Path) -> None:
+    """The same bytes are a program in C and another in C++: exact and near duplicates are looked for in each."""
+    source = "".join(
+        f"int f{n}(int a, int b) {{\n    return a * {n} + b - {n * n};\n}}\n\n" for n in range(12)
+    )
+    near = source.replace("return a * 3 ", "return b * 3 ")
+    names = {"a.c": source, "a.cpp": source, "b.c": near, "b.cpp": near, "c.c": source, "c.cpp": source}
+    files = run(tree(tmp_path / "r", {"LICENSE": MIT, **names}), tmp_path / "out")
+    reasons = {name: (line.get("reason"), line.get("detail")) for name, line in files.items()}
+    assert reasons == {
+        "r:a.c": (None, None),
+        "r:a.cpp": (None, None),
+        "r:b.c": ("near duplicate", "of r:a.c"),
+        "r:b.cpp": ("near duplicate", "of r:a.cpp"),
+        "r:c.c": ("exact duplicate", "of r:a.c"),
+        "r:c.cpp": ("exact duplicate", "of r:a.cpp"),
+    }
+
+
+def test_files_in_no_known_encoding_are_dropped(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    letters = [10, *range(32, 127), *range(160, 256)]
+    root = tree(
+        tmp_path / "r",
+        {
+            "LICENSE": MIT,
+            "mainframe.py": HELP.encode("cp037"),
+            "german.py": MAIN.encode("cp273"),
+            "noise.c": bytes(rng.choice(letters) for _ in range(3000)),
+            "high.c": bytes(rng.randrange(128, 256) for _ in range(900)),
+            "broken.py": "".join(c + "\ufffd" * (n % 40 == 0) for n, c in enumerate(HELP)),
+            "one.py": MAIN + "# a letter \ufffd is lost\n",
+            "latin.py": "# déjà vu, naïve façade\nx = 1\n".encode("latin-1"),
+            "koi8.py": "# Проверка кодировки в программе\ny = 2\n".encode("koi8_r"),
+            "sjis.py": "# これはテストです\nz = 3\n".encode("cp932"),
+            "short.py": "é=1".encode("latin-1"),
+        },
+    )
+    files = run(root, tmp_path / "out", "--limits.max-line", "none")
+    dropped = {name.removeprefix("r:"): line for name, line in files.items() if line.get("reason")}
+    assert {line["reason"] for line in dropped.values()} == {"unknown encoding"}
+    assert set(dropped) == {"mainframe.py", "german.py", "noise.c", "high.c", "broken.py"}
+    assert "U+FFFD" in dropped["broken.py"]["detail"] and "0 spaces" in dropped["mainframe.py"]["detail"]
+    facts = load(tmp_path / "out", "code").manifest["facts"]
+    assert facts["dropped"] == {"unknown encoding": 5}
+
+
+def test_submodules_of_any_name_are_counted(tmp_path: Path) -> None:
+    """Of a name that is too long for any disk, of one with NUL, one that leads out, and one that is there."""
+    root = tree(tmp_path / "r", {"LICENSE": MIT, "a.py": HELP, "there/b.py": MAIN})
+    names = ["x" * 300, "a\0b", "../out", "gone", "there"]
+    (root / ".gitmodules").write_text("".join(f"path = {name}\n" for name in names), encoding="utf-8")
+    run(root, tmp_path / "out")
+    noted = load(tmp_path / "out", "code").manifest["facts"]["noted"]
+    assert noted == {"submodule that cannot be looked at": 1, "submodule that is not checked out": 3}
+
+
+def test_files_that_cannot_be_read_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "r", {"LICENSE": MIT, "a.py": HELP, "b.py": MAIN})
+    read = Path.read_bytes
+
+    def closed(path: Path) -> bytes:
+        if path.name == "b.py":
+            raise PermissionError(13, "closed", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    assert list(run(root, tmp_path / "out")) == ["r:a.py"]
+    assert load(tmp_path / "out", "code").manifest["facts"]["skipped"] == {"unreadable": 1}
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+def records_of(files: dict[str, str], licence: str | None = "MIT", lang: str | None = "python") -> list[dict]:
+    return [{"id": name, "text": text, "licence": licence, "lang": lang} for name, text in files.items()]
+
+
+def write_records(path: Path, records: list[object]) -> Path:
+    data = "".join(json.dumps(record) + "\n" for record in records).encode()
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pack(data))
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_records_give_what_their_checkouts_give(ending: str, tmp_path: Path) -> None:
+    """Same filters, order and documents, to the byte; a folder of the file is as good as the file."""
+    one = {
+        "main.py": MAIN,
+        "help.py": HELP,
+        "sub/x.py": "def sub():\n    return 'sub'\n",
+        "a-b/y.py": "y = 'y'\n" * 3,
+    }
+    two = {"copy.py": HELP, "vendor/lib.py": "def vendored():\n    return 1\n", "sub.py": "value = 'other'\n"}
+    tree(tmp_path / "tree" / "bob" / "one", {"LICENSE": MIT, **one})
+    tree(tmp_path / "tree" / "bob-x" / "two", {"LICENSE": MIT, **two})
+    named = {f"bob-x/two:{path}": text for path, text in two.items()}
+    named |= {f"bob/one:{path}": text for path, text in one.items()}
+    records = records_of(named)
+    random.Random(0).shuffle(records)
+    file = write_records(tmp_path / "records" / f"code{ending}", records)
+    whole = run(tmp_path / "tree", tmp_path / "from-tree")
+    again = [run(file, tmp_path / "from-file"), run(file.parent, tmp_path / "from-folder")]
+    assert [list(files.items()) for files in again] == [list(whole.items())] * 2
+    assert whole["bob/one:main.py"]["secrets"] == {"email": 1} and len(whole) == 7
+    assert {line.get("reason") for line in whole.values()} == {None, "exact duplicate", "vendored"}
+    made = [
+        (tmp_path / name / "documents.jsonl.zst").read_bytes()
+        for name in ("from-tree", "from-file", "from-folder")
+    ]
+    assert made[0] == made[1] == made[2]
+
+
+def test_a_record_s_licence_and_language_are_its_own(tmp_path: Path) -> None:
+    gpl = records_of({"o/r:free.py": HELP}, "GPL-3.0-only")
+    none = records_of({"o/r:none.py": MAIN}, None)
+    either = records_of({"o/r:x.h": "int twice(int n);\nint thrice(int n);\n"}, "MIT OR GPL-3.0", "cpp")
+    marked = records_of({"o/r:said.py": "# SPDX-License-Identifier: ISC\nx = 'said'\n"}, None, None)
+    file = write_records(tmp_path / "code.jsonl", [*gpl, *none, *either, *marked])
+    files = run(file, tmp_path / "out")
+    told = {
+        name: (line.get("reason"), line.get("detail"), line["language"], line["licence"])
+        for name, line in files.items()
+    }
+    assert told == {
+        "o/r:free.py": ("licence", "GPL-3.0-only", "python", "GPL-3.0-only"),
+        "o/r:none.py": ("licence", "none found", "python", None),
+        "o/r:said.py": (None, None, "python", "ISC"),
+        "o/r:x.h": (None, None, "cpp", "MIT OR GPL-3.0"),
+    }
+    assert load(tmp_path / "out", "code").manifest["facts"]["dropped"] == {"licence": 2}
+
+
+def test_records_that_are_none_are_skipped_with_their_reason(tmp_path: Path) -> None:
+    good = records_of({"o/r:a.py": HELP})[0]
+    bad_ones = [
+        [1], {"text": HELP}, {**good, "id": "a.py"}, {**good, "id": "o/r:../a.py"}, {**good, "id": "o/r:"},
+        {**good, "id": "o/r:" + "x" * 5000 + ".py"}, {**good, "text": None},
+        {**good, "id": "o/r:b.py", "text": "x = '\ud800'"}, good,
+        {**good, "id": "o/r:c.py", "text": "\0" * 99}, {**good, "id": "o/r:README", "lang": "none"},
+    ]  # fmt: skip
+    file = write_records(tmp_path / "in" / "code.jsonl", [good, *bad_ones])
+    with file.open("ab") as more:
+        more.write(
+            b"no json\n" + json.dumps({**good, "id": "o/r:odd\ud800\nname.py", "text": MAIN}).encode() + b"\n"
+        )
+    packed = gzip.compress(
+        json.dumps({**good, "id": "o/r:z.py", "text": "last = 'one'\n"}).encode() + b"\n" * 9999
+    )
+    (tmp_path / "in" / "torn.jsonl.gz").write_bytes(packed[:-20])
+    files = run(tmp_path / "in", tmp_path / "out", "--bad-fraction", "1", "--dedup.fuzzy", "false")
+    assert list(files) == ["o/r:a.py", "o/r:odd\\ud800\\nname.py", "o/r:z.py"]
+    facts = load(tmp_path / "out", "code").manifest["facts"]
+    assert facts["skipped"] == {
+        'no "text" with an "id" of repository and path': 7,
+        "a lone surrogate": 1,
+        "duplicate id": 1,
+        "binary file": 1,
+        "not JSON": 1,
+        "unreadable": 1,
+    }
+    assert facts["noted"] == {"no program": 1}
+
+
+def test_records_within_a_repository_are_its_data(tmp_path: Path) -> None:
+    record = records_of({"o/r:a.py": MAIN})
+    root = tree(tmp_path / "r", {"LICENSE": MIT, "b.py": HELP})
+    write_records(root / "code.jsonl", record)
+    assert list(run(root, tmp_path / "out")) == ["r:b.py"]
+    write_records(tmp_path / "in" / "code.jsonl", record)
+    root.rename(tmp_path / "in" / "r")
+    assert list(run(tmp_path / "in", tmp_path / "both")) == ["r:b.py", "o/r:a.py"]
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,6 +525,68 @@ def test_real_code(shared: Path, tmp_path: Path) -> None:
         "empty",
     }
     assert reasons <= known
+
+
+@pytest.mark.shared
+def test_real_records(shared: Path, tmp_path: Path) -> None:
+    """The folder as it is: all of permissive licences, and nothing that cannot be read."""
+    files = run(shared / "data" / "code", tmp_path / "out")
+    facts = load(tmp_path / "out", "code").manifest["facts"]
+    kept = [line for line in files.values() if not line.get("reason")]
+    assert len(kept) == facts["kept"] > 0.9 * len(files) and len(files) == facts["files"] > 900
+    assert facts["skipped"] == {} and facts["repositories"] == 14 < facts["documents"]
+    assert set(facts["dropped"]) <= {
+        "exact duplicate",
+        "near duplicate",
+        "vendored",
+        "generated",
+        "minified or data",
+    }
+    assert set(facts["languages"]) == {"cpp", "go", "java", "javascript", "python", "rust"}
+    assert {part for line in kept for part in line["licence"].split(" OR ")} <= set(
+        RepositoriesConfig().licences
+    )
+    assert set(facts["secrets"]) == {"email", "name"}
+
+
+@pytest.mark.shared
+def test_one_item_of_each_benchmark_for_code_is_found(shared: Path, tmp_path: Path) -> None:
+    """Planted in programs of another shape, beside one that is nobody's."""
+    sets = shared / "data" / "eval"
+    paths = {
+        "humaneval": sets / "humaneval" / "HumanEval.jsonl.gz",
+        "mbpp": sets / "mbpp" / "test.jsonl.gz",
+        "humanevalpack": sets / "humanevalpack" / "go.jsonl.gz",
+    }
+    items = {}
+    for name, path in paths.items():
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            items[name] = [json.loads(line) for line in lines][40]
+    pack, mbpp = items["humanevalpack"], items["mbpp"]
+    root = tree(
+        tmp_path / "r",
+        {
+            "LICENSE": MIT,
+            "a.py": "X = 1\n\n\n" + items["humaneval"]["prompt"] + items["humaneval"]["canonical_solution"],
+            "b.py": f"# {mbpp['text']}\n{mbpp['code']}\n",
+            "c.go": "package c\n\n" + pack["declaration"] + pack["canonical_solution"],
+            "help.py": HELP,
+        },
+    )
+    every = json.dumps([str(path.parent) for path in paths.values()])
+    files = run(root, tmp_path / "out", "--decontaminate.benchmarks", every)
+    reasons = {name: line.get("reason", "") for name, line in files.items()}
+    assert reasons == {
+        "r:a.py": "overlap with HumanEval",
+        "r:b.py": "overlap with test",
+        "r:c.go": "overlap with go",
+        "r:help.py": "",
+    }
+    assert f"test:{mbpp['task_id']}" in files["r:b.py"]["detail"]
+    benchmarks = load(tmp_path / "out", "code").manifest["facts"]["benchmarks"]
+    assert {"HumanEval", "test", "go", "rust"} <= set(benchmarks) and benchmarks["HumanEval"] > 50
+    without = run(root, tmp_path / "without")
+    assert not any(line.get("reason") for line in without.values())
 
 
 def test_defaults() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 import sys
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from openqwen.core.artifact import read_jsonl
 from openqwen.data.primer import benchmarks, tasks
 from openqwen.math_qwen import check
 
@@ -82,6 +85,32 @@ def test_nothing_held_out_is_trained_on(specialists: ModuleType) -> None:
         for turn in conversation["messages"][1::2]:
             lines = turn["content"].split("\n")[1:-1]
             assert "\n".join(line for line in lines if '"""' not in line) in kept
+
+
+def facts(text: str) -> list[frozenset[str]]:
+    """The steps of a working, however they are written: 3 + 4 is 4 + 3."""
+    found = re.findall(r"(\d+) ([-+*/]) (\d+) = ", text)
+    return [frozenset((f"{a}l", f"{b}r") if sign in "-/" else (a, b)) | {sign} for a, sign, b in found]
+
+
+def test_no_working_of_what_is_asked_is_trained_on(specialists: ModuleType, tmp_path: Path) -> None:
+    made = specialists.problems(8_000)
+    paths = {tuple(facts(one["answer"])) for one in made}
+    steps = set(chain.from_iterable(paths))
+    assert len(steps) > 150 and len(paths) > 400
+    (tmp_path / "math").mkdir()
+    (tmp_path / "math" / "heldout.jsonl").touch()
+    specialists.write_sets(tmp_path)
+    for name, file, least in (("sums", "gsm8k", 100), ("numbers", "gsm8k", 80), ("numbers", "math", 80)):
+        asked = list(read_jsonl(tmp_path / "sets" / name / f"{file}.jsonl"))
+        asked = [record for record in asked if record.get("split") != "dev"]
+        assert len(asked) >= least and not {one["question"] for one in asked} & {
+            one["question"] for one in made
+        }
+        for record in asked:
+            path = tuple(facts(record["answer"]))
+            assert len(path) == 1 or path not in paths, record
+            assert path and (name != "sums" or not steps.intersection(path)), record
 
 
 def test_whole_repositories_are_held_out(specialists: ModuleType, tmp_path: Path) -> None:

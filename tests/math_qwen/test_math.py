@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from openqwen.core.errors import DataError
 from openqwen.data.documents import Bad
 from openqwen.math_qwen import check, problems
 from openqwen.math_qwen.families import FAMILIES, Family
-from openqwen.math_qwen.problems import make, one, written
-from openqwen.math_qwen.stage import judge, read_problems, with_paths
+from openqwen.math_qwen.problems import Problem, make, one, written
+from openqwen.math_qwen.stage import apart, judge, read_problems, with_paths
 
 EXPRESSIONS = st.recursive(
     st.integers(0, 99).map(str),
@@ -169,6 +170,18 @@ def test_no_number_is_above_the_largest(largest: int) -> None:
     assert len({p.question for p in made}) == 60
     texts = [text for p in made for text in (p.question, *p.solutions)]
     assert max(int(digits) for text in texts for digits in re.findall(r"\d+", text)) <= largest
+
+
+def test_what_is_worked_like_a_held_out_problem_is_left_out() -> None:
+    made = make(300, ("en", "zh"), 1, 200, 20)
+    heldout, bare = made[-100:], Problem("bare", "?", Fraction(1), ("#### 1",))
+    kept = apart([bare, *made], [bare, *heldout])
+    numbers = {tuple(re.findall(r"\d+", p.solutions[0])) for p in heldout}
+    assert 50 < len(kept) < 200 and not {p.id for p in kept} & {p.id for p in heldout}
+    assert not numbers & {tuple(re.findall(r"\d+", p.solutions[0])) for p in kept}
+    assert [p.question for p in apart([replace(bare, id="other")], [bare])] == [
+        "?"
+    ]  # no equations, no likeness
 
 
 def test_families_that_are_exhausted_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,6 @@ from hostile import BATCH, KEPT, MARK, OTHER, SETTINGS, programs
 from openqwen import sandbox
 from openqwen.sandbox import run
 
-pytestmark = pytest.mark.alone  # what others start and write would be taken for its programs' doing
 COUNT = int(os.environ.get("OPENQWEN_HOSTILE", "10000"))
 IN_A_SANDBOX = 50
 SECRET = "canary-3f9c1"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -164,9 +164,9 @@ def _near(value: int, rng: random.Random) -> list[int]:
     return rng.sample([v for v in range(max(0, value - 4), value + 5) if v != value], 2)
 
 
-def arithmetic(rng: random.Random, lang: Lang) -> Item:
-    """A sum or difference up to 20."""
-    a, sign, b = rng.choice(sum_pairs())
+def arithmetic(rng: random.Random, lang: Lang, pairs: Sequence[tuple[int, str, int]] | None = None) -> Item:
+    """A sum or difference, of sum_pairs() unless others are given."""
+    a, sign, b = rng.choice(pairs or sum_pairs())
     text, value = equation(a, sign, b)
     wrong = tuple(f"{a} {sign} {b} = {v}{stop(lang)}" for v in _near(value, rng))
     question = rng.choice(_SUMS[lang]).format(e=f"{a} {sign} {b}")

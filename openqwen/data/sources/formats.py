@@ -116,7 +116,7 @@ def json_lines(path: Path | str, packing: str, max_line_bytes: int, bad: Bad) ->
             elif line.strip():
                 try:
                     yield number, json.loads(line)
-                except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     bad.skip(f"{path}:{number}", f"not JSON: {error.__class__.__name__}")
 
 
