@@ -53,7 +53,7 @@ def code(
     input: Annotated[
         Path,
         Parameter(
-            help="A checkout, a file of JSON lines of programs (id owner/repo:path, text, licence, lang), or a folder of them."
+            help="A checkout, JSON lines of programs (id owner/repo:path, text, licence, lang), or a folder of such."
         ),
     ],
     out: Out,

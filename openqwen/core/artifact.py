@@ -17,12 +17,13 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import openqwen
 from openqwen.core.config import Config, Resolved, dump_toml, reads_files
@@ -429,7 +430,7 @@ def stage_run(
     for value in inputs.values():
         check_intact(value)
     mark = fingerprint(kind, config, inputs)
-    with alone_in(path):
+    with alone_in(path) as lock:
         started = path / "STARTED"
         same = started.is_file() and started.read_text(encoding="utf-8").strip() == mark
         resumed = same and not fresh and not (path / "DONE").exists()
@@ -441,17 +442,70 @@ def stage_run(
         run = Run(path, kind, mark, resumed, inputs, getattr(config, "seed", None))
         run._begin()
         try:
-            yield run
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            with _quiet_threads(path, lock):
+                yield run
+        except (OSError, OpenQwenError) as error:
+            _check_there(path, lock, inputs)  # or whatever could not be read is named, and not why
+            if isinstance(error, OSError) and error.errno in (
+                errno.ENOSPC,
+                errno.EROFS,
+                errno.EACCES,
+                errno.EDQUOT,
+            ):
                 raise unwritable(path, error) from error
             raise
+        _check_there(path, lock, {})
         run._finish()
 
 
+def _is_there(path: Path, lock: TextIO) -> bool:
+    """Whether a stage's folder is still the one whose lock it holds."""
+    try:
+        return os.path.samestat((path / ".lock").stat(), os.fstat(lock.fileno()))
+    except OSError:
+        return False
+
+
+def _check_there(path: Path, lock: TextIO, inputs: Mapping[str, Artifact | Path]) -> None:
+    """OpenQwenError if a stage's folder is gone, or is another one by now; DataError for an input that is gone."""
+    if not _is_there(path, lock):
+        raise OpenQwenError(
+            "the folder was removed while a stage was writing it",
+            where=str(path),
+            fix="run it again; it begins anew" + (", once that folder is away" if path.exists() else ""),
+        )
+    for name, value in inputs.items():
+        place = value.path if isinstance(value, Artifact) else value
+        if not place.exists():
+            raise DataError(
+                f"input '{name}' was removed while a stage was reading it",
+                where=str(place),
+                fix="put it back and run again; it continues",
+            )
+
+
 @contextmanager
-def alone_in(path: Path) -> Iterator[None]:
-    """Makes a folder if need be, and keeps other processes out of it that ask for the same. UsageError for the second."""
+def _quiet_threads(path: Path, lock: TextIO) -> Iterator[None]:
+    """Threads that write beside a stage, as TensorBoard's does, show no traceback if its folder is gone: it says so."""
+    usual = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if _is_there(path, lock) or not issubclass(failed.exc_type, OSError):
+            usual(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
+
+
+@contextmanager
+def alone_in(path: Path) -> Iterator[TextIO]:
+    """Makes a folder if need be, and keeps other processes out of it that ask for the same. UsageError for the second.
+
+    Yields the open lock, by which a folder of that name that has come in its place can be told from it.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
@@ -466,7 +520,7 @@ def alone_in(path: Path) -> Iterator[None]:
                 where=str(path),
                 fix="wait for it or use another --out",
             ) from error
-        yield
+        yield lock
 
 
 def clear(path: Path) -> None:

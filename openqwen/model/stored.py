@@ -226,7 +226,16 @@ def read_header(path: Path) -> dict[str, Stored]:
             for name, entry in header.items()
             if not CONSTANTS.search(name)
         }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except (
+        struct.error,
+        ArithmeticError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise DataError(f"not a readable safetensors file: {error}", where=str(path)) from error
 
 

@@ -92,10 +92,12 @@ def measured_peak(
     a = torch.randn(size, size, device=device, generator=generator).to(dtype)
     synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
     best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while True:  # once at least, also where the process stood still since
         start = time.perf_counter()
         for _ in range(4):
             a @ a
         synchronize()
-        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start))
-    return best
+        now = time.perf_counter()
+        best = max(best, 4 * 2 * size**3 / (now - start))
+        if now >= end:
+            return best

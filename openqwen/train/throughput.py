@@ -39,7 +39,8 @@ class Pace:
 class Throughput:
     """The steps since the last reading, and the whole time in `total`; what is not training is not in it.
 
-    peak: FLOP a second of all processes together, or None where the operations of a step are not known.
+    peak: FLOP a second of all processes together, or None where the operations of a step are not known (or 0
+    where a clock that jumped measured none).
     """
 
     def __init__(self, device: torch.device, peak: float | None) -> None:
@@ -67,7 +68,7 @@ class Throughput:
         flops = self._last.flops_per_second
         return {
             "tokens_per_second": self._last.tokens_per_second,
-            "mfu": None if self.peak is None or flops is None else flops / self.peak,
+            "mfu": None if not self.peak or flops is None else flops / self.peak,
             "memory": peak_memory(self.device),
         }
 

@@ -336,6 +336,7 @@ def test_duplicates_are_those_of_one_language(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.fault("data", "a program is in an unknown encoding", "dropped with the reason")
 def test_files_in_no_known_encoding_are_dropped(tmp_path: Path) -> None:
     rng = random.Random(0)
     letters = [10, *range(32, 127), *range(160, 256)]
@@ -364,6 +365,9 @@ def test_files_in_no_known_encoding_are_dropped(tmp_path: Path) -> None:
     assert facts["dropped"] == {"unknown encoding": 5}
 
 
+@pytest.mark.fault(
+    "data", "submodules are not checked out, or have names that no disk holds", "counted, the rest is read"
+)
 def test_submodules_of_any_name_are_counted(tmp_path: Path) -> None:
     """Of a name that is too long for any disk, of one with NUL, one that leads out, and one that is there."""
     root = tree(tmp_path / "r", {"LICENSE": MIT, "a.py": HELP, "there/b.py": MAIN})
@@ -452,6 +456,7 @@ def test_a_record_s_licence_and_language_are_its_own(tmp_path: Path) -> None:
     assert load(tmp_path / "out", "code").manifest["facts"]["dropped"] == {"licence": 2}
 
 
+@pytest.mark.fault("data", "lines of a file of programs are no records", "skipped, each with its reason")
 def test_records_that_are_none_are_skipped_with_their_reason(tmp_path: Path) -> None:
     good = records_of({"o/r:a.py": HELP})[0]
     bad_ones = [

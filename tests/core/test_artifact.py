@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from openqwen.cli import main
 from openqwen.core import artifact
 from openqwen.core.artifact import (
     current,
@@ -24,6 +27,8 @@ from openqwen.core.artifact import (
 )
 from openqwen.core.config import Config, Resolved, setting
 from openqwen.core.errors import DataError, OpenQwenError, UsageError
+from openqwen.model import Qwen, save_model
+from openqwen.model.config import ModelConfig
 
 
 class Small(Config):
@@ -39,6 +44,9 @@ class Reader(Config):
 
 class Nested(Config):
     reader: Reader = setting(Reader(), source="ours")
+
+
+SMALL = Resolved(Small(), {})
 
 
 def make(
@@ -270,9 +278,58 @@ def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("artefacts", "the result will not fit on the disk", "refused before work begins")
-def test_too_little_disk_is_refused_before(tmp_path: Path) -> None:
-    with pytest.raises(OpenQwenError, match="too little disk"):
-        artifact.need_disk(tmp_path / "not" / "there", 1 << 60)
+def test_too_little_disk_is_refused_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the whole recipe nothing begins, of a corpus nor its folder, of a model no file."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(artifact.shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 10))
+    (tmp_path / "a.txt").write_text("A page about a river.")
+    out = tmp_path / "not" / "there"
+    for words in (["tour", "--no-chat"], ["data", "build", "--input", str(tmp_path / "a.txt")]):
+        assert main([*words, "--out", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: too little disk: ") and str(out) in said and not out.parent.exists()
+    with pytest.raises(OpenQwenError, match="too little disk"), stage_run(out, "t", SMALL, {}) as run:
+        save_model(Qwen(ModelConfig(vocab_size=16, hidden_size=8, num_layers=1, num_heads=1)), run.path)
+    assert find(out) is None and not list(out.glob("*.safetensors"))
+
+
+def test_a_folder_that_is_removed_while_a_stage_writes_is_not_finished(tmp_path: Path) -> None:
+    """Not even where what the stage writes has made it anew, or another stage has."""
+    for made_anew in (lambda out: None, lambda out: (out / "checkpoints").mkdir(parents=True), make):
+        out = tmp_path / "out"
+        with (
+            pytest.raises(OpenQwenError, match="the folder was removed") as caught,
+            stage_run(out, "other", SMALL, {}),
+        ):
+            shutil.rmtree(out)
+            made_anew(out)
+        assert caught.value.where == str(out) and "run it again" in (caught.value.fix or "")
+        found = find(out)
+        assert found is None or found.kind == "thing"  # the other stage's, untouched
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def test_an_input_that_is_removed_while_a_stage_reads_is_named(tmp_path: Path) -> None:
+    source, page = make(tmp_path / "source"), tmp_path / "page.txt"
+    page.write_text("a page")
+    for name, value, place in (("source", source, source.path), ("page", page, page)):
+        with (
+            pytest.raises(DataError, match=f"input '{name}' was removed") as caught,
+            stage_run(tmp_path / "out", "t", SMALL, {name: value}),
+        ):
+            place.rename(tmp_path / "away")
+            if place is page:
+                raise DataError("not readable JSON")  # what a reader makes of it
+            source.file("result.txt").read_text()
+        assert caught.value.where == str(place) and find(tmp_path / "out") is None
+        (tmp_path / "away").rename(place)
+    with (  # an error of something else stays what it is
+        pytest.raises(FileNotFoundError),
+        stage_run(tmp_path / "out", "t", SMALL, {"page": page}),
+    ):
+        (tmp_path / "nowhere").read_text()
 
 
 def test_jsonl_keeps_odd_separators_and_names_bad_lines(tmp_path: Path) -> None:

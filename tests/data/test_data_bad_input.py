@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import time
+import tracemalloc
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from openqwen.data import extract as extraction
 from openqwen.data.config import DataConfig, ExtractConfig, SourcesConfig
 from openqwen.data.documents import Bad, Raw
 from openqwen.data.encoding import decode_page
-from openqwen.data.sources import binary_reason, read_path
+from openqwen.data.sources import binary_reason, find_files, read_file, read_path
 from openqwen.data.stage import run
 
 GOOD = (
@@ -92,9 +93,15 @@ def test_one_line_of_100_megabytes(tmp_path: Path) -> None:
         for _ in range(100):
             file.write(b"x" * 1_000_000)
         file.write(b'"}\n' + json.dumps({"text": GOOD + "!"}).encode())
-    raws, bad = read(path)
+    tracemalloc.start()
+    try:
+        raws, bad = read(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert [r.text for r in raws] == [GOOD, GOOD + "!"]
     assert [(r["where"], r["reason"][:13]) for r in bad.records] == [(f"{path}:2", "line too long")]
+    assert peak < 4 * SourcesConfig().max_line_bytes < 100 << 20
 
 
 @pytest.mark.fault(
@@ -185,6 +192,36 @@ def test_links_fifos_and_odd_names(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.fault("data", "a page is removed after it was listed, or while it is", "counted and named")
+def test_pages_that_vanish_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(GOOD)
+    walk = os.walk
+
+    def removing(*words: Any, **named: Any) -> Any:
+        for found in walk(*words, **named):
+            (tmp_path / "a.txt").unlink()
+            yield found
+
+    bad = Bad(1.0)
+    with monkeypatch.context() as listing:
+        listing.setattr(os, "walk", removing)
+        files, _ = find_files(str(tmp_path), bad)
+    (tmp_path / "b.txt").unlink()
+    raws = [raw for file in files for raw in read_file(file, SourcesConfig(), bad)]
+    assert [raw.id for raw in raws] == ["c.txt"]
+    reasons = {Path(record["where"]).name: record["reason"] for record in bad.records}
+    assert reasons["a.txt"] == "gone, or not to be read" and "FileNotFoundError" in reasons["b.txt"]
+
+
+def billion_laughs() -> bytes:
+    """Ten entities, each of ten of the one before: 5 GB where somebody unfolds them."""
+    entities = ['<!ENTITY x0 "laugh">']
+    entities += [f'<!ENTITY x{n} "{f"&x{n - 1};" * 10}">' for n in range(1, 10)]
+    head = f'<?xml version="1.0"?><!DOCTYPE html [{"".join(entities)}]>'
+    return f"{head}<html><body><p>{GOOD}</p><p>And then &x9; is said.</p></body></html>".encode()
+
+
 @pytest.mark.fault(
     "data",
     "pages nested without end, spanning 9e15 columns, of entities of entities",
@@ -198,6 +235,13 @@ def test_bombs_cannot_stop_the_extractor() -> None:
         "open brackets": b"<" * 1_000_000,
         "nul": b"<p>" + GOOD.replace(" ", " \0", 1).encode() + b"</p>",
         "huge": b"<p>" + b"word " * 500_000,
+        "spans": (
+            b"<table>"
+            + b"<tr><td colspan=9000000000000000 rowspan=9000000000000000>one<th colspan=-9e15>two" * 200
+            + f"</table><p>{GOOD}</p>".encode()
+        ),
+        "entities": billion_laughs(),
+        "entities of entities": b"<p>&" + b"amp;" * 200_000 + f"</p><p>{GOOD}</p>".encode(),
         "png": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
         "empty": b"<html></html>",
     }
@@ -212,6 +256,9 @@ def test_bombs_cannot_stop_the_extractor() -> None:
     texts = {d.id: d.text for d in kept}
     assert texts["first"] == texts["last"] == texts["nul"] == GOOD
     reasons = {d.document.id: d.reason for d in dropped}
+    for name in ("spans", "entities", "entities of entities"):  # read, and none is unfolded
+        assert GOOD in texts[name] and len(texts[name]) <= len(pages[name])
+    assert "one" in texts["spans"] and "&x9;" in texts["entities"] and "laugh" * 100 not in texts["entities"]
     assert reasons["nested"] == "nested too deeply"
     assert reasons["huge"] == "page too large"
     assert reasons["png"] == "binary file"
@@ -276,7 +323,7 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(artifact.shutil, "disk_usage", lambda path: usage(1 << 30, 1 << 30, 1 << 20))
     with pytest.raises(OpenQwenError, match="too little disk"):
         build(pages(tmp_path / "in", 3), tmp_path / "out")
-    assert artifact.find(tmp_path / "out") is None
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.fault("data", "filters drop every document", "an error that names the reasons")

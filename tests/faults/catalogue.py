@@ -1,7 +1,7 @@
 """The catalogue of faults and abuse: every test marked `fault` is a row of docs/reliability.md.
 
     python tests/faults/catalogue.py            writes the document
-    pytest -m fault                             runs what it promises
+    pytest -m "fault and not long"              runs what it promises
 
 Tests marked `long` leave their figures behind (record.py); the last ones stand at the end of the document.
 
@@ -119,7 +119,7 @@ HEAD = """\
 
 What goes wrong with software of this kind, what openqwen does then, and the test that makes it happen: {rows} rows in
 {areas} areas. Each row stands beside its test as a marker; `python tests/faults/catalogue.py` writes this file from
-them, a test compares the two, and `pytest -m fault` runs all of them.
+them, a test compares the two, and `pytest -m "fault and not long"` runs them.
 """
 
 LONG = """\

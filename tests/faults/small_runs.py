@@ -1,13 +1,10 @@
-"""Stages as command lines that take a second or two, on the artefacts of a finished tour at its smallest size.
-
-All but self-instruct, which keeps nothing of what an untrained model writes.
-"""
+"""Stages as command lines that take a second or two, on the artefacts of a finished tour at its smallest size."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from openqwen.cli import main
@@ -31,6 +28,7 @@ COMMANDS = {
         "--steps 60 --eval_interval 30 --checkpoint_interval 2"
     ),
     "extend": f"extend --model {{tour}}/base --tokens {{tour}}/tokens {SMALL} --blocks 2",
+    "long_code": "long-code --model {tour}/base --input {beside}/repositories --files 12",
     "sft": (
         "sft --model {tour}/base --data {tour}/primer/sft.train.jsonl --tools {tour}/primer/tools.train.jsonl "
         f"{SMALL} --steps 20 --eval_interval 10 --checkpoint_interval 2"
@@ -75,6 +73,14 @@ COMMANDS = {
     "report": "report {tour}/corpus {tour}/base {tour}/chat",
 }
 
+# Stages that have no such command line, and why.
+EXCEPTIONS = {
+    "selfinstruct": (
+        "an untrained model writes nothing that it keeps, so it needs a server of written answers; killed in "
+        "tests/agent/test_agent_instruct.py::test_a_killed_run_goes_on_where_it_stopped"
+    ),
+}
+
 TRAININGS = ("pretrain", "sft", "pmp", "reward", "ppo", "dpo", "rft", "rrhf")  # what has checkpoints
 
 
@@ -84,12 +90,10 @@ def words(name: str, tour: Path, beside: Path) -> list[str]:
 
 
 def make_beside(folder: Path, tour: Path) -> Path:
-    """Inputs that a tour does not have: a repository, examples of good text and bad, replies and their scores."""
-    repository = folder / "repository"
-    repository.mkdir(parents=True)
-    for path in sorted(Path(main.__code__.co_filename).parents[1].glob("core/*.py")):
-        shutil.copy(path, repository)
-    shutil.copy(Path(__file__).parents[2] / "LICENSE", repository)
+    """Inputs that a tour does not have: repositories, examples of good text and bad, replies and their scores."""
+    _copy_program("core", folder / "repository")
+    for name in ("core", "train"):
+        _copy_program(name, folder / "repositories" / name)
     good = [f"A plain sentence about the number {n}, its half {n / 2} and what follows." for n in range(100)]
     spam = [f"BUY NOW {n} cheap click here to win {n} free free money {n}" for n in range(100)]
     texts = [{"text": text, "label": "good"} for text in good] + [
@@ -103,5 +107,12 @@ def make_beside(folder: Path, tour: Path) -> Path:
     return folder
 
 
-def _write_lines(path: Path, records: Sequence[dict[str, object]]) -> None:
+def _copy_program(part: str, to: Path) -> None:
+    to.mkdir(parents=True)
+    for path in sorted(Path(main.__code__.co_filename).parents[1].glob(f"{part}/*.py")):
+        shutil.copy(path, to)
+    shutil.copy(Path(__file__).parents[2] / "LICENSE", to)
+
+
+def _write_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -20,6 +20,8 @@ from faults.compared import Runs
 from faults.record import record
 from train import forked
 
+from openqwen.stages import STAGES
+
 KILLS = int(os.environ.get("OPENQWEN_KILLS", "1000"))
 SEED = 12
 IN_A_ROW = (1, 2, 5, 20)
@@ -84,6 +86,18 @@ def over(kills: dict[str, int], tour: Path, beside: Path, folder: Path) -> Tally
         total.add(found)
         shutil.rmtree(runs.whole)
     return total
+
+
+def test_every_stage_is_killed_but_for_the_exceptions_that_are_named() -> None:
+    assert set(STAGES) - set(small_runs.COMMANDS) == set(small_runs.EXCEPTIONS)
+    assert set(small_runs.COMMANDS) <= set(STAGES)
+    kills = shares(1000)
+    assert (
+        set(kills) == set(small_runs.COMMANDS) and min(kills.values()) >= 20 and sum(kills.values()) >= 1000
+    )
+    for reason in small_runs.EXCEPTIONS.values():  # each says where that stage is killed instead
+        path, name = reason.split()[-1].split("::")
+        assert f"def {name}(" in (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
 
 
 @pytest.mark.fault(

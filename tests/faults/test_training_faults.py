@@ -17,16 +17,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from faults import small_runs
+from faults import jumping, small_runs
 from faults.compared import LIMIT, Runs, watched
 from faults.record import record
 from train import forked
+
+from openqwen.train import trainer
 
 FAULTS = int(os.environ.get("OPENQWEN_FAULTS", "10"))
 SEED = 12
 TRAININGS = ("pretrain", "sft", "reward", "ppo")
 DISK_MB = 24
-DAY = 86_400.0
 # A process that dies before it has come is waited for so long, and by PyTorch's store for about three times that.
 TWO = ["--parallel.shards", "2", "--parallel.timeout", "20"]
 
@@ -60,23 +61,32 @@ def terminated(runs: Runs, rng: random.Random) -> bool:
     return code == 130
 
 
-def clock(seed: int) -> None:
-    """From now on the clock jumps by up to a day, to and fro, each time that somebody looks."""
+def clocks(seed: int, looks: Path) -> None:
     watched()
-    real, rng = time.time, random.Random(seed)
-    time.time = lambda: real() + rng.uniform(-DAY, DAY)
+    jumping.jump(seed, looks)
 
 
-def jumped(runs: Runs, rng: random.Random) -> bool:
-    """The run's whole life with a clock that jumps; killed once besides."""
-    jumping = partial(clock, rng.randrange(1 << 30))
-    process = runs.start(runs.out, prepare=jumping)
+def clocks_that_matter(seed: int, looks: Path) -> None:
+    """As `clocks`, in a training that learns at a rate by the time of day: what the comparison must see."""
+    clocks(seed, looks)
+    rate = trainer.lr_at
+    vars(trainer)["lr_at"] = lambda *words: rate(*words) * (1 + time.time() % 1)
+
+
+def jumped(runs: Runs, rng: random.Random, how: Callable[[int, Path], None] = clocks) -> bool:
+    """The run's whole life with clocks that jump; killed once besides."""
+    looks = runs.log.with_name("looks")
+    looks.unlink(missing_ok=True)
+    process = runs.start(runs.out, prepare=partial(how, rng.randrange(1 << 30), looks))
     process.join(rng.uniform(0.3, 1) * runs.seconds)
     process.kill()
     runs.code(process)
-    process = runs.start(runs.out, prepare=jumping)
+    before = jumping.looks(looks)
+    process = runs.start(runs.out, prepare=partial(how, rng.randrange(1 << 30), looks))
     assert runs.code(process) == 0, runs.log.read_text(errors="replace")
-    return True
+    seen = jumping.looks(looks)
+    assert set(seen) == set(jumping.LETTERS.values()), seen
+    return seen.total() > before.total()  # the second found something left to do
 
 
 def widowed(runs: Runs, rng: random.Random) -> bool:
@@ -134,12 +144,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.fault("training", "SIGTERM comes or the clock jumps in any training", "same bits")
+@pytest.mark.fault(
+    "training", "SIGTERM comes at any moment, or the newest checkpoint is torn, in any training", "same bits"
+)
 @pytest.mark.slow
 def test_faults_leave_no_trace(finished_tour: Path, tmp_path: Path) -> None:
     runs = Runs("pretrain", small_runs.words("pretrain", finished_tour, tmp_path), tmp_path)
-    for fault in EVERYWHERE.values():
+    for fault in (torn, terminated):
         assert suffer(runs, fault, 1, random.Random(SEED)) == []
+
+
+@pytest.mark.fault(
+    "training",
+    "every clock jumps by hours, to and fro, at each look while a training runs, saves and is killed",
+    "same bits; a training whose rate hangs on the time of day is seen to differ",
+)
+@pytest.mark.slow
+def test_clocks_that_jump_leave_no_trace(finished_tour: Path, tmp_path: Path) -> None:
+    runs = Runs("pretrain", small_runs.words("pretrain", finished_tour, tmp_path), tmp_path)
+    assert suffer(runs, jumped, 1, random.Random(SEED)) == []
+    # Each of the 60 steps is timed and each of the 30 saves is logged with its time.
+    seen = jumping.looks(tmp_path / "looks")
+    assert seen["S"] + seen["s"] >= 2 * 60 and seen["C"] + seen["c"] >= 30
+    assert jumped(runs, random.Random(SEED), clocks_that_matter)
+    assert "pretrain: model.safetensors" in runs.finish()
 
 
 @pytest.mark.long

@@ -115,6 +115,7 @@ def test_a_model_learns_from_its_own_right_and_new_paths(tmp_path: Path) -> None
     assert facts["samples"] == {"data": len(PAIRS) + kept} and facts["skipped"] == {}
 
 
+@pytest.mark.fault("data", "a problem holds half a character", "skipped with the reason")
 @pytest.mark.parametrize("field", ["question", "answer"])
 def test_half_a_character_in_a_problem_is_skipped(field: str, tmp_path: Path) -> None:
     good = {"question": "2 and 3?", "answer": "2 + 3 = 5\n#### 5"}

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from openqwen.core.errors import DataError, OpenQwenError, UsageError
@@ -353,9 +358,189 @@ def test_garbage_header(folder):
 @pytest.mark.fault(
     "files from strangers", "a header promises more than the file holds", "refused before memory is spent"
 )
-def test_header_is_checked_before_memory_is_spent(folder, unread):
-    change(folder, model__norm__weight=torch.zeros(41))
-    refused(folder, "model.norm.weight")
+@pytest.mark.parametrize("rows", [10**6, 2**40, 2**62])
+@pytest.mark.parametrize("told", [True, False])
+def test_header_is_checked_before_memory_is_spent(folder, unread, rows, told):
+    """The last tensor has so many rows: with offsets that tell it, and with those that stood there."""
+
+    def promise(text: str) -> str:
+        header = json.loads(text)
+        last = header["model.norm.weight"]
+        last["shape"] = [rows]
+        if told:
+            last["data_offsets"][1] = last["data_offsets"][0] + 4 * rows
+        return json.dumps(header)
+
+    rewrite_header(folder / "model.safetensors", promise)
+    refused(
+        folder, f"tensor model.norm.weight [{rows}] ends at byte" if told else "does not fit its 160 bytes"
+    )
+
+
+@pytest.mark.parametrize("length", [2**20, 2**60, 2**63, 2**64 - 1])
+def test_a_header_longer_than_the_file_is_not_read(folder, unread, length):
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
+    refused(folder, f"header of {length} bytes in a file of {path.stat().st_size}")
+
+
+def test_a_shape_without_end_is_refused(folder, unread):
+    path = folder / "model.safetensors"
+    rewrite_header(path, lambda text: text.replace('"shape":[40]', '"shape":[1e400]', 1))
+    refused(folder, "not a readable safetensors file")
+
+
+# What a stranger may write where offsets, shapes and dtypes belong.
+NUMBERS = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([-160, -1, 0, 1, 40, 61, 160, 2**31, 2**32, 2**53 + 1, 2**63, 2**64]),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=3),
+)
+FIELDS = st.one_of(
+    st.tuples(st.just("data_offsets"), st.lists(NUMBERS, max_size=3)),
+    st.tuples(st.just("shape"), st.lists(st.one_of(NUMBERS, st.lists(NUMBERS, max_size=1)), max_size=4)),
+    st.tuples(st.just("dtype"), st.sampled_from(["F16", "F64", "BF16", "I8", "BOOL", "", None, [], {}, 32])),
+    st.tuples(st.sampled_from(["data_offsets", "shape", "dtype"]), st.none()),
+)
+Header = dict[str, dict[str, object]]
+Change = Callable[[str], str]
+
+
+def header_changes() -> st.SearchStrategy[Change]:
+    """Ways to change the text of a header, which stays JSON but for names and keys that stand twice."""
+
+    def on_entry(number: int, change: Callable[[Header, str], None]) -> Change:
+        def run(text: str) -> str:
+            header = json.loads(text)
+            names = sorted(header)
+            change(header, names[number % len(names)])
+            return json.dumps(header)
+
+        return run
+
+    def twice(number: int, inner: bool) -> Change:
+        def run(text: str) -> str:
+            header = json.loads(text)
+            name = sorted(header)[number % len(header)]
+            own = json.dumps(header[name])
+            again = own.replace("{", '{"dtype": "F32", ', 1) if inner else f"{own}, {json.dumps(name)}: {own}"
+            return json.dumps(header).replace(f"{json.dumps(name)}: {own}", f"{json.dumps(name)}: {again}")
+
+        return run
+
+    def rename(new: str, keep: bool) -> Callable[[Header, str], None]:
+        def change(header: Header, name: str) -> None:
+            header[name + new] = header[name]
+            if not keep:
+                del header[name]
+
+        return change
+
+    def put(field: tuple[str, object]) -> Callable[[Header, str], None]:
+        def change(header: Header, name: str) -> None:
+            header[name][field[0]] = field[1]
+
+        return change
+
+    def overlap(by: int) -> Callable[[Header, str], None]:
+        def change(header: Header, name: str) -> None:
+            offsets = header[name].get("data_offsets")
+            if isinstance(offsets, list) and all(isinstance(n, int) for n in offsets):
+                header[name]["data_offsets"] = [n + by for n in offsets]
+
+        return change
+
+    places = st.integers(0, 60)
+    names = st.sampled_from(["\0", "\0.weight", "\ud800", "", "/../x", "x" * 5000])
+    return st.one_of(
+        st.builds(on_entry, places, st.builds(put, FIELDS)),
+        st.builds(on_entry, places, st.builds(overlap, st.integers(-4000, 4000))),
+        st.builds(on_entry, places, st.builds(rename, names, st.booleans())),
+        st.builds(twice, places, st.booleans()),
+    )
+
+
+def file_changes() -> st.SearchStrategy[Callable[[bytes], bytes]]:
+    """Ways to change the bytes of a file, its header and its length among them."""
+
+    def flip(share: float, bit: int) -> Callable[[bytes], bytes]:
+        def run(raw: bytes) -> bytes:
+            place = int(share * max(len(raw) - 1, 0))
+            return raw[:place] + bytes([raw[place] ^ 1 << bit]) + raw[place + 1 :] if raw else raw
+
+        return run
+
+    def in_header(change: Change) -> Callable[[bytes], bytes]:
+        def run(raw: bytes) -> bytes:
+            try:
+                (length,) = struct.unpack("<Q", raw[:8])
+                text = change(raw[8 : 8 + length].decode()).encode()
+            except (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError):
+                return raw  # an earlier change left nothing of a header
+            return struct.pack("<Q", len(text)) + text + raw[8 + length :]
+
+        return run
+
+    lengths = st.sampled_from([0, 1, 2**20, 2**32, 2**60, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1)
+    shares = st.floats(0, 1) | st.floats(0, 0.02)  # the header is in the beginning
+    change_header = st.builds(in_header, header_changes())
+    return st.one_of(
+        change_header,
+        change_header,
+        st.builds(lambda length: lambda raw: struct.pack("<Q", length) + raw[8:], lengths),
+        st.builds(lambda share: lambda raw: raw[: int(share * len(raw))], shares),
+        st.builds(flip, shares, st.integers(0, 7)),
+        st.builds(lambda more: lambda raw: raw + more, st.binary(min_size=1, max_size=20)),
+    )
+
+
+def memory(key: str) -> int:
+    """Bytes this process holds (VmRSS) or has held at most (VmHWM)."""
+    found = re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) << 10
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc"
+)
+@pytest.mark.fault(
+    "files from strangers",
+    "a checkpoint's length, offsets, shapes, names and bytes are changed in any way",
+    "refused in one clear error, or loaded in its own shapes; memory stays bounded",
+)
+def test_any_change_of_a_file_is_refused_or_harmless(tmp_path, small):
+    folder, path = tmp_path, tmp_path / "model.safetensors"
+    save_model(small, folder)
+    whole, wanted = path.read_bytes(), [p.shape for p in small.parameters()]
+    load_model(folder)
+    seen = Counter()
+
+    @settings(max_examples=300, deadline=None, database=None)
+    @given(st.lists(file_changes(), min_size=1, max_size=3), st.booleans())
+    def check(changes, mapped):
+        raw = whole
+        for change in changes:
+            raw = change(raw)
+        path.write_bytes(raw)
+        try:
+            model = load_model(folder, mapped=mapped)
+        except DataError as error:
+            assert str(folder) in error.where
+            seen["refused"] += 1
+        else:
+            assert [p.shape for p in model.parameters()] == wanted
+            assert all(torch.isfinite(p).all() for p in model.parameters())
+            seen["loaded"] += 1
+
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    check()
+    assert memory("VmHWM") - before < 64 << 20
+    assert seen["refused"] > 150 and seen["loaded"] > 5, seen
 
 
 @pytest.mark.fault("files from strangers", "weights are not numbers", "refused, with the tensor's name")

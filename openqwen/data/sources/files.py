@@ -135,7 +135,7 @@ def _unwelcome(path: Path, inside: Path) -> str | None:
         if not stat.S_ISREG(path.stat().st_mode):
             return "not a regular file"
     except (OSError, RuntimeError):  # dangling, or a loop (RuntimeError before Python 3.13)
-        return "broken link"
+        return "broken link" if path.is_symlink() else "gone, or not to be read"
     return None
 
 
