@@ -98,6 +98,7 @@ MEASURES = {
     "docstring": ("programs from a docstring, %", False),
     "sentence": ("programs from a sentence, %", False),
     "known": ("sums to 12, new questions, %", False),
+    "wide": ("sums to 24, new questions, %", False),
     "arithmetic": ("sums to 24, never trained, %", False),
     "chains": ("two of them in a row, %", False),
     "stories": ("word problems, one or two steps, %", False),
@@ -113,7 +114,7 @@ PAIRS = (
 GOALS = {  # what each is for
     "base-code": ("code_bits",),
     "chat-code": ("docstring", "sentence"),
-    "chat-math": ("known", "arithmetic", "chains", "stories", "families", "large"),
+    "chat-math": ("known", "wide", "arithmetic", "chains", "stories", "families", "large"),
 }
 SETS = {"humaneval": "programs", "mbpp": "programs", "gsm8k": "numbers", "math": "numbers", "bbh": "bbh"}
 Scores = dict[str, float]  # question or document -> score
@@ -350,12 +351,18 @@ def write_sets(out: Path) -> None:
         if problem.largest() > 100 and problem.answer.denominator == 1
     ]
     known = several(lambda: tasks.arithmetic(rng, rng.choice(LANGS)))
-    sums = several(lambda: tasks.arithmetic(rng, rng.choice(LANGS), held_sums()))
+    sums = rng.sample(several(lambda: tasks.arithmetic(rng, rng.choice(LANGS), held_sums())), SUMS)
+    wide = [
+        record
+        for record in several(lambda: tasks.arithmetic(rng, rng.choice(LANGS), table()))
+        if tasks.split_of(record["question"]) == ASKED and may_be_trained(record["answer"])
+    ]
     for name, records in (
         ("families", families),
         ("large", large),
         ("known", [record for record in known if tasks.split_of(record["question"]) == ASKED]),
-        ("sums", rng.sample(sums, SUMS)),
+        ("sums", sums),
+        ("wide", rng.sample(wide, SUMS)),
     ):
         (out / "sets" / name).mkdir(exist_ok=True)
         write_jsonl(out / "sets" / name / "gsm8k.jsonl", records)
@@ -449,6 +456,7 @@ def ask(out: Path, run: Callable[..., None], seed: int) -> dict[str, dict[str, S
         ("families", 12, MATH, ["base", *chats], {"gsm8k": "families"}),
         ("large", 12, MATH, ["base", *chats], {"gsm8k": "large"}),
         ("known", 12, MATH, ["base", *chats], {"gsm8k": "known"}),
+        ("wide", 12, MATH, ["base", *chats], {"gsm8k": "wide"}),
         ("sums", 12, MATH, ["base", *chats], {"gsm8k": "arithmetic"}),
         ("bbh", 5, MATH, chats, {"bbh": "words"}),
     )

@@ -101,7 +101,12 @@ def test_no_working_of_what_is_asked_is_trained_on(specialists: ModuleType, tmp_
     (tmp_path / "math").mkdir()
     (tmp_path / "math" / "heldout.jsonl").touch()
     specialists.write_sets(tmp_path)
-    for name, file, least in (("sums", "gsm8k", 100), ("numbers", "gsm8k", 80), ("numbers", "math", 80)):
+    for name, file, least in (
+        ("sums", "gsm8k", 100),
+        ("wide", "gsm8k", 100),
+        ("numbers", "gsm8k", 80),
+        ("numbers", "math", 80),
+    ):
         asked = list(read_jsonl(tmp_path / "sets" / name / f"{file}.jsonl"))
         asked = [record for record in asked if record.get("split") != "dev"]
         assert len(asked) >= least and not {one["question"] for one in asked} & {
