@@ -6,6 +6,7 @@ that logs stay readable. Nothing is drawn when quiet.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,8 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-console = Console(highlight=False, soft_wrap=True)
-error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console whose reader may go away (head, less, a closed terminal): then it is silent, and work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # what is still to be flushed
+
+
+console = _Console(highlight=False, soft_wrap=True)
+error_console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -30,6 +30,10 @@ def write_jsonl_zst(path: Path, records: Iterable[Any], level: int = 6) -> int:
     return count
 
 
+# Packed bytes that are unpacked at a time: four can hold 128 KiB, so these hold 32 MB at most.
+_PIECE = 1 << 10
+
+
 class _Unpacked(io.RawIOBase):
     """Decompressed bytes of a zstandard file; EOFError where the file ends inside a frame.
 
@@ -37,8 +41,8 @@ class _Unpacked(io.RawIOBase):
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._pending, self._frame = file, b"", zstandard.ZstdDecompressor().decompressobj()
-        self._inside = False
+        self._file, self._packed, self._pending = file, memoryview(b""), memoryview(b"")
+        self._frame, self._inside = zstandard.ZstdDecompressor().decompressobj(), False
 
     def readable(self) -> bool:
         return True
@@ -52,13 +56,15 @@ class _Unpacked(io.RawIOBase):
             packed = self._frame.unused_data if self._frame.eof else b""
             if self._frame.eof:
                 self._frame, self._inside = zstandard.ZstdDecompressor().decompressobj(), False
-            packed = packed or self._file.read(1 << 17)
+            if not packed:
+                self._packed = self._packed or memoryview(self._file.read(1 << 17))
+                packed, self._packed = bytes(self._packed[:_PIECE]), self._packed[_PIECE:]
             if not packed:
                 if self._inside:
                     raise EOFError("compressed file ends before its end-of-stream marker")
                 return 0
             self._inside = True
-            self._pending = self._frame.decompress(packed)
+            self._pending = memoryview(self._frame.decompress(packed))
             if self._frame.eof and not self._frame.unused_data:
                 self._inside = False
         size = min(len(buffer), len(self._pending))

@@ -3,11 +3,14 @@
 Report §4.3, Table 11. Time limits are those of the set's own scorer, longer for Java and Go, whose compilers
 find nothing prepared in the sandbox. Ours: a compiled or JavaScript program gets a main that calls the
 tests and then prints a number drawn for the run; a Python program's tests run in a process of their own (code.py).
+In the others a program stands before its tests: what it could give another meaning to there (macros, classes) is named
+in a way that it cannot.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,19 +55,30 @@ def _javascript(program: str, mark: str, failing: bool) -> str:
     return f"{program}\n{fail}\nconsole.log('\\n{mark}');\n"
 
 
+# A class of the program by one of these names does not compile beside these imports; it would be taken in the tests.
+_JAVA_NAMES = (
+    "lang.AssertionError", "lang.Boolean", "lang.Character", "lang.Double", "lang.Integer", "lang.Long", "lang.Math",
+    "lang.Object", "lang.String", "lang.System", "util.ArrayList", "util.Arrays", "util.Collections", "util.HashMap",
+    "util.List", "util.Map", "util.Objects", "util.Optional",
+)  # fmt: skip
+
+
 def _java(program: str, mark: str, failing: bool) -> str:
     fail = "if (true) throw new AssertionError();" if failing else ""
+    imports = " ".join(f"import java.{name};" for name in _JAVA_NAMES)
     return (
-        f"{program}\nclass Finish {{ public static void main(String[] arguments) throws Exception {{\n"
+        f"{imports}\n{program}\nclass Finish {{ public static void main(String[] arguments) throws Exception {{\n"
         f'Main.main(arguments); {fail}\nSystem.out.println("\\n{mark}"); }} }}\n'
     )
 
 
 def _cpp(program: str, mark: str, failing: bool) -> str:
     fail = "std::abort();" if failing else ""
-    tests = re.sub(r"\bint\s+main\s*\(\s*(?:void)?\s*\)", "static int tests_of_item()", program)
+    # Unknown to the program's macros, as the mark is; not the mark itself, which a failed assertion would print.
+    name = f"tests_{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
+    tests = re.sub(r"\bint\s+main\s*\(\s*(?:void)?\s*\)", f"static int {name}()", program)
     return (
-        f"#include <cstdio>\n#include <cstdlib>\n{tests}\nint main() {{ tests_of_item(); {fail}\n"
+        f"#include <cstdio>\n#include <cstdlib>\n{tests}\nint main() {{ {name}(); {fail}\n"
         f'std::printf("\\n{mark}\\n"); return 0; }}\n'
     )
 
@@ -79,7 +93,10 @@ def _rust(program: str, mark: str, failing: bool) -> str:
     fail = 'panic!("failing test");' if failing else ""
     bare = re.sub(r"#\[cfg\(test\)\]|#\[test\]", "", re.sub(r"^\s*fn main\(\)\s*\{\s*\}", "", program))
     calls = " ".join(f"tests::{name}();" for name in re.findall(r"fn (test\w*)\(\)", bare))
-    opened = re.sub(r"fn (test\w*)\(\)", r"pub fn \1()", bare)
+    own, start, tests = bare.rpartition("mod tests")
+    # By their full names: the program's macros of the same name are not taken.
+    tests = re.sub(r"(?<![\w:])(assert|assert_eq|assert_ne|panic|vec)!", r"::std::\1!", tests)
+    opened = re.sub(r"fn (test\w*)\(\)", r"pub fn \1()", own + start + tests)
     return f'{opened}\nfn main() {{ {calls} {fail} println!("\\n{mark}"); }}\n'
 
 

@@ -7,6 +7,7 @@ there the program becomes an unprivileged user for real (setpriv) before it star
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +37,13 @@ OUTPUT_LIMIT = 1 << 20  # bytes of stdout, and of stderr, that are kept; more en
 _FILE_LIMIT = 32 << 20  # bytes of any one file
 _TMPFS_LIMIT = 64 << 20  # bytes of /work and of /tmp
 _PROCESSES = 64
+_STACK = 8 << 20  # bytes, as usual; without a limit it may grow beyond that of data
+_ADDRESSES = 64 << 30  # bytes, more than runtimes reserve; the tables of more are memory that nothing counts
 _USERS = range(64000, 65000)  # unprivileged users for runs as root; no account has these numbers
 _RUNS = itertools.count()
+# bubblewrap, and the file in which it tells its child's number; filled in the first process of a container only.
+_FIRST: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+_REAPING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -196,9 +203,12 @@ def launch(
 
     cpu: seconds of processor time of any one process. packages: a folder shown read-only as /packages.
     """
+    _reap()
     with _unlinked(code.encode("utf-8", "replace")) as program, _unlinked(seccomp.program()) as rules:
+        told = _unlinked(b"") if os.getpid() == 1 else None
         arguments = [
             *_isolation(name),
+            *(("--info-fd", str(told.fileno())) if told else ()),
             *(("--ro-bind", str(packages), "/packages") if packages else ()),
             *("--perms", "0444", "--ro-bind-data", str(program.fileno()), path),
             *("--seccomp", str(rules.fileno()), "--"),
@@ -206,15 +216,35 @@ def launch(
             *_limits(cpu, memory_mb),
             *command,
         ]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             arguments,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             env={},  # bubblewrap's own environment would be readable in /proc/1/environ
-            pass_fds=(program.fileno(), rules.fileno()),
+            pass_fds=[file.fileno() for file in (program, rules, told) if file],
             start_new_session=True,
         )
+        if told:
+            _FIRST.append((process, told))
+        return process
+
+
+def _reap() -> None:
+    """Waits for the first processes of sandboxes that have ended, where this one is the first of a container.
+
+    bubblewrap does not wait for them, and what has lost its parent falls to the first process of all.
+    """
+    with _REAPING:
+        for process, told in list(_FIRST):
+            number = re.search(rb'"child-pid": (\d+)', os.pread(told.fileno(), 1 << 12, 0))
+            gone = process.returncode is not None
+            if number:
+                with contextlib.suppress(ChildProcessError):  # bubblewrap's still, or it did wait
+                    gone = os.waitpid(int(number[1]), os.WNOHANG)[0] != 0
+            if gone:
+                _FIRST.remove((process, told))
+                told.close()
 
 
 def readable(descriptor: int, seconds: float) -> bool:
@@ -279,6 +309,9 @@ def _isolation(name: str) -> list[str]:
         "/proc",
         "--dev",
         "/dev",
+        "--dev-bind",  # zeros as well, but they cannot be mapped, which would be memory beyond the limits
+        "/dev/full",
+        "/dev/zero",
         "--size",
         str(16 << 20),
         "--tmpfs",
@@ -321,6 +354,8 @@ def _limits(cpu: int, memory_mb: int) -> list[str]:
         f"--nproc={_PROCESSES}",
         f"--data={memory_mb << 20}",
         f"--fsize={_FILE_LIMIT}",
+        f"--stack={_STACK}",
+        f"--as={_ADDRESSES}",
         "--nofile=128",
         f"--cpu={cpu}",
         "--core=0",

@@ -2,7 +2,8 @@
 
 Ours. Denied calls fail with EPERM; a foreign architecture (and x32 on x86-64) is killed. The list holds what
 kernel exploits and escapes have been made of and no ordinary program needs: tracing, namespaces, mounts, modules,
-keyrings, io_uring, userfaultfd, SysV IPC, memfd, clocks, and sockets of any family but AF_UNIX.
+keyrings, io_uring, userfaultfd, SysV IPC, memfd, clocks, and sockets of any family but AF_UNIX. Memory that no
+limit of a process counts, shared or growing as a stack does, is not to be had: it ends with ENOMEM.
 """
 
 from __future__ import annotations
@@ -83,13 +84,14 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "move_pages": (279, 239),
     "mbind": (237, 235),
 }
-_SOCKET, _CLONE, _CLONE3 = (41, 198), (56, 220), (435, 435)
+_SOCKET, _CLONE, _CLONE3, _MMAP = (41, 198), (56, 220), (435, 435), (9, 222)
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH_*
 _NEW_NAMESPACES = 0x7E020000 | 0x00000080  # CLONE_NEW{USER,PID,NET,IPC,UTS,CGROUP,NS} and CLONE_NEWTIME
-_AF_UNIX, _EPERM, _ENOSYS = 1, 1, 38
+_MAP_SHARED, _MAP_ANONYMOUS, _MAP_GROWSDOWN = 0x01, 0x20, 0x100
+_AF_UNIX, _EPERM, _ENOMEM, _ENOSYS = 1, 1, 12, 38
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NR, _ARCH, _ARG0 = 0, 4, 16  # offsets in struct seccomp_data; the low word of argument 0
+_NR, _ARCH, _ARG0, _ARG3 = 0, 4, 16, 40  # offsets in struct seccomp_data; the low words of arguments 0 and 3
 
 
 def program(machine: str | None = None) -> bytes:
@@ -110,6 +112,9 @@ def program(machine: str | None = None) -> bytes:
     code += [_op(_JEQ, _CLONE3[column], 0, 1), _op(_RETURN, _ERRNO | _ENOSYS)]
     code += [_op(_JEQ, _CLONE[column], 0, 4), _op(_LOAD, _ARG0)]
     code += [_op(_JSET, _NEW_NAMESPACES, 0, 1), _op(_RETURN, _ERRNO | _EPERM), _op(_RETURN, _ALLOW)]
+    code += [_op(_JEQ, _MMAP[column], 0, 6), _op(_LOAD, _ARG3), _op(_JSET, _MAP_GROWSDOWN, 2, 0)]
+    code += [_op(_JSET, _MAP_ANONYMOUS, 0, 2), _op(_JSET, _MAP_SHARED, 0, 1)]
+    code += [_op(_RETURN, _ERRNO | _ENOMEM), _op(_RETURN, _ALLOW)]
     code += [_op(_JEQ, _SOCKET[column], 0, 3), _op(_LOAD, _ARG0)]
     code += [_op(_JEQ, _AF_UNIX, 1, 0), _op(_RETURN, _ERRNO | _EPERM), _op(_RETURN, _ALLOW)]
     return b"".join(code)

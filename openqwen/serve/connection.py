@@ -7,7 +7,9 @@ connections and replies for ever by doing nothing.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
 import socket
 import struct
 from collections.abc import Callable
@@ -18,9 +20,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openqwen.serve import wire
 
+LOG = logging.getLogger("uvicorn.error")
 HEAD_SECONDS = 15.0  # for the head of a request, from its first byte or from connecting
 LAST_SECONDS = 2.0  # for a client that is refused to stop writing
 MAX_FILES = 8192  # open files, thus connections
+FULL_SECONDS = 60.0  # between two lines that say that no client can be let in
 READ_SECONDS = 30.0  # for 48 KiB of a reply to be read, once 64 KiB wait for its reader
 
 
@@ -158,3 +162,19 @@ def allow_connections() -> None:
     most = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def say_seldom(loop: asyncio.AbstractEventLoop) -> None:
+    """Bounds what is logged where clients cannot be let in for want of files: asyncio does so 2,000 times a second."""
+    full, last = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), -FULL_SECONDS
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal last
+        error = context.get("exception")
+        if "socket" not in context or not isinstance(error, OSError) or error.errno not in full:
+            loop.default_exception_handler(context)
+        elif loop.time() - last >= FULL_SECONDS:
+            last = loop.time()
+            LOG.error("clients wait to be let in: %s", error)
+
+    loop.set_exception_handler(handle)

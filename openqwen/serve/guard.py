@@ -108,6 +108,13 @@ class Guard:
         host = headers.get("host", "").rsplit(":", 1)[0] if headers.get("host") else ""
         if self.hosts is not None and host not in self.hosts:
             return ApiError(421, "this server does not answer to that host name", code="host_not_allowed")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            return ApiError(
+                400,
+                "the body's length is said in two ways",  # a proxy may have read the other, and hides a request so
+                code="invalid_http",
+                headers={"Connection": "close"},
+            )
         if self.api_key is None or path in OPEN_PATHS or path.startswith(PAGE):
             return None
         given = headers.get("authorization", "")

@@ -41,7 +41,7 @@ from openqwen.serve.answers import failure, refusal, streaming, unless_gone
 from openqwen.serve.body import BODY_SECONDS, MAX_BODY, B, Body, read_body
 from openqwen.serve.compare import Preferences, Reward, add_compare_routes
 from openqwen.serve.config import AgentConfig
-from openqwen.serve.connection import Connection, allow_connections
+from openqwen.serve.connection import Connection, allow_connections, say_seldom
 from openqwen.serve.decoding import use_bits, use_compiled
 from openqwen.serve.guard import ApiError, Guard
 from openqwen.serve.metrics import ServerMetrics
@@ -631,6 +631,7 @@ def make_server(app: FastAPI, ready: Callable[[], None] | None = None) -> uvicor
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            say_seldom(asyncio.get_running_loop())
             await super().startup(sockets)
             if ready is not None and self.started:
                 ready()

@@ -1,7 +1,9 @@
 """The thread that owns the engine: requests in, updates out to the event loop.
 
 Ours. Everything that touches the engine happens in this thread; the loop hands over callables and gets the
-updates of a step in one call. If a step raises, all requests end with an error and the server reports itself ill.
+updates of a step in one call. If a step raises, all requests end with an error and the server reports itself ill:
+a step computes all rows at once, so what it leaves behind is no row's own fault, and no row's to be trusted. A step
+that does not end is reported, too; what waits for it ends with the process.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from openqwen.engine.sampling import Sampling
 from openqwen.engine.sequence import Update
 from openqwen.model.config import Extension
 from openqwen.serve.metrics import ServerMetrics
+
+STEP_SECONDS = 600.0  # more than the slowest machine needs for the largest model
+CLOSE_SECONDS = 5.0  # for the running step to end; the thread ends with the process otherwise
 
 
 class Overloaded(OpenQwenError):
@@ -86,20 +91,23 @@ class Worker:
         self._jobs: dict[int, tuple[Job, int]] = {}  # engine's request number -> job and index
         self._pending = 0  # replies submitted and not ended, counted in the event loop
         self._closing = False
+        self._stepping: float | None = None  # since when
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread after the running step."""
+        """Ends the thread after the running step; one that hangs keeps nobody from ending."""
         self._closing = True
         self._inbox.put(lambda: None)
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
 
     @property
     def healthy(self) -> bool:
-        return self.failure is None and self._thread.is_alive()
+        since = self._stepping
+        hangs = since is not None and time.monotonic() - since > STEP_SECONDS
+        return self.failure is None and self._thread.is_alive() and not hangs
 
     def check(self, count: int) -> None:
         """Raises Overloaded or EngineFailed if `count` more replies cannot be taken."""
@@ -135,7 +143,9 @@ class Worker:
             while not self._closing:
                 self._receive()
                 if self.engine.scheduler:
+                    self._stepping = time.monotonic()
                     self._deliver(self.engine.step())
+                    self._stepping = None
                 self.metrics.observe(self.engine)
         except BaseException as error:
             self.failure = error

@@ -16,6 +16,7 @@ from openqwen.core.artifact import write_atomic
 from openqwen.core.errors import DataError
 
 _FIX = "fetch or make the file again"
+_MAX_BYTES, _MAX_DIGITS = 1 << 26, 9  # the released vocabulary has 2.5 MB, and ranks of 6 digits
 
 
 def byte_order() -> list[bytes]:
@@ -28,9 +29,12 @@ def read_ranks(path: Path | str) -> dict[bytes, int]:
     """Token -> rank, in rank order. DataError with file and line for anything that is not a whole vocabulary."""
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"cannot read the vocabulary: {error.strerror}", where=str(path)) from error
+    if len(raw) > _MAX_BYTES:
+        raise DataError(f"no vocabulary: more than {_MAX_BYTES:,} bytes", where=str(path), fix=_FIX)
     return parse_ranks(raw, str(path))
 
 
@@ -58,7 +62,7 @@ def parse_ranks(raw: bytes, name: str) -> dict[bytes, int]:
 
 def _parse_line(line: bytes, where: str) -> tuple[bytes, int]:
     parts = line.split(b" ")
-    if len(parts) != 2 or not parts[1].isdigit():
+    if len(parts) != 2 or not parts[1].isdigit() or len(parts[1]) > _MAX_DIGITS:
         raise DataError(f"not 'base64 rank': {line[:60]!r}", where=where, fix=_FIX)
     try:
         token = base64.b64decode(parts[0], validate=True)

@@ -238,7 +238,7 @@ def _put_in_place(folder: Path, fresh: Path, final: Path, step: int, keep: int) 
     # A run that fell back to an earlier checkpoint leaves a damaged later one behind.
     later = [path for number, path in steps(folder) if number > step]
     for path in later + [path for _, path in steps(folder) if path not in later][:-keep]:
-        shutil.rmtree(path)
+        _remove(path)
     _remove_leftovers(folder)
 
 
@@ -350,12 +350,23 @@ def _sync(path: Path) -> None:
 
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".step-*.tmp"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; of a link only the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
         shutil.rmtree(path)
 
 
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
+        for file in (path, *path.iterdir()):
+            if file.is_symlink():  # what it leads to is not ours, and may change after it was checked
+                return f"{file.name} is a link"
         record = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             return f"checkpoint.json: format {record['format']}, {FORMAT} is known"

@@ -323,6 +323,31 @@ def add_losses(own: Tensor, world: World) -> Tensor:
     return total
 
 
+def check_same(model: nn.Module, world: World, place: str) -> None:
+    """OpenQwenError unless all processes hold the same bits of what is trained. Divided weights exist once: no check.
+
+    A bit that flips in one process's memory would otherwise stay unseen: only the main one's weights are saved.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if world.size == 1 or any(map(is_divided, trained.values())):
+        return
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    # One changed bit changes the sum of the integers whose bits these are.
+    sums = [p.detach().view(kinds[p.element_size()]).sum(dtype=torch.int64) for p in trained.values()]
+    own = torch.stack(sums).cpu()  # (P,)
+    found = [torch.empty_like(own) for _ in range(world.size)]
+    with world.watch(place):
+        dist.all_gather(found, own)
+    for rank, theirs in enumerate(found):
+        if not torch.equal(theirs, found[0]):
+            name = list(trained)[int((theirs != found[0]).nonzero()[0])]
+            raise OpenQwenError(
+                f"ranks 0 and {rank} hold other weights, first in {name}: a bit has flipped in one of them",
+                where=place,
+                fix="look at the memory of both machines; the same command continues from the last checkpoint",
+            )
+
+
 def gathered(model: M, world: World, kind: Callable[[Any], M]) -> M | None:
     """The whole model on the main process, on the CPU if it was divided; None elsewhere. Every process calls this.
 

@@ -213,6 +213,7 @@ def fit(
                 for sample in task.samples("after" if at_end else f"step {done}"):
                     records.write("samples", done, **sample)
             if done % config.checkpoint_interval == 0 or at_end or stopping:
+                distributed.check_same(model, world, f"{task.label} after step {done}")
                 records.sync()
                 torch.manual_seed(config.seed)  # saved with the rest; every step seeds itself
                 state = {"guard": guard.state(), "losses": spikes.losses, "first": first, "last": last}

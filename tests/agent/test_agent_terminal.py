@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -127,3 +129,45 @@ def test_the_command_with_a_model_of_ours_and_with_an_address(
     assert "exceed the context of 48 tokens" in capfd.readouterr().out
     assert main(["agent", "x"]) == 2 and main(["agent", "http://x", "--tools", str(file)]) == 2
     assert "--interpreter" in capfd.readouterr().err
+
+
+HUNT = """
+import glob, os
+found = [repr(dict(os.environ))]
+for path in [*glob.glob('/proc/[0-9]*/environ'), *glob.glob('/proc/[0-9]*/cmdline'), '{config}', '{home}/.env']:
+    try:
+        found.append(open(path, 'rb').read().decode(errors='replace')[:4000])
+    except OSError as error:
+        found.append(type(error).__name__)
+print('hunted', [text for text in found if 'sk-' in text or 'Error' in text])
+"""
+
+
+@pytest.mark.fault(
+    "agent",
+    "secrets are planted in variables and files, and the model's code looks for them",
+    "in no prompt, trace or output",
+)
+@needs_sandbox
+def test_planted_secrets_reach_no_prompt_and_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, config, trace = "sk-planted-5d2e", tmp_path / "config.toml", tmp_path / "trace.jsonl"
+    for name in ("OPENQWEN_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for file in (config, tmp_path / ".env"):
+        file.write_text(f'key = "{secret}"')
+    code = HUNT.format(config=config, home=tmp_path)
+    calls = [f"Thought: I look.\nAction: {NAME}\nAction Input: {code}\n", CALL, DONE]
+    with Interpreter(Kernel(Limits()), tmp_path / "pictures") as python:
+        session = Session(
+            Typist(*calls), Toolbox([tools.from_function(add), python.tool]), python, trace=trace
+        )
+        shown = said(session, "What is the key?", "/tools")
+    asked = session.model.asked  # type: ignore[attr-defined]
+    assert len(asked) == 3 and "hunted" in asked[-1][1]  # the code ran, and the model was shown what it found
+    for text in (shown, trace.read_text(), repr(asked)):
+        assert secret not in text and "FileNotFoundError" in text, text
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert secret in done.stdout  # where nothing keeps it

@@ -52,6 +52,16 @@ def stumble(work: Work) -> Facts:
     return {"quotient": 1 // work.settings["number"]}
 
 
+def together(work: Work) -> Facts:
+    """Goes on to write only once two have begun."""
+    _mark(work)
+    end = time.monotonic() + 20
+    while len(list(Path(work.settings["marks"]).iterdir())) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return count(work)
+
+
 def slow(work: Work) -> Facts:
     _mark(work)
     time.sleep(work.settings["seconds"])

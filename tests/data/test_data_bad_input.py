@@ -17,6 +17,7 @@ import zstandard
 from openqwen.core import artifact
 from openqwen.core.config import resolve
 from openqwen.core.errors import DataError, OpenQwenError, UsageError
+from openqwen.core.jsonl import read_corpus
 from openqwen.data import extract as extraction
 from openqwen.data.config import DataConfig, ExtractConfig, SourcesConfig
 from openqwen.data.documents import Bad, Raw
@@ -190,6 +191,30 @@ def test_links_fifos_and_odd_names(tmp_path: Path) -> None:
         "loop": "link to a folder", "self.txt": "broken link", "out.txt": "link out of the folder",
         "pipe.txt": "not a regular file",
     }  # fmt: skip
+
+
+@pytest.mark.fault(
+    "data",
+    "file names of 255 bytes, names and labels that lead up by ../",
+    "each is a name and no path: nothing is read or written elsewhere",
+)
+def test_the_longest_names_and_names_that_lead_up_are_names(tmp_path: Path) -> None:
+    root, out = tmp_path / "deep" / "in", tmp_path / "deep" / "out"
+    root.mkdir(parents=True)
+    (tmp_path / "deep" / "secret.txt").write_text(f"A secret. {GOOD}")
+    longest = "长" * 83 + "ab.txt"
+    assert len(longest.encode()) == 255
+    (root / longest).write_text(f"Once. {GOOD}")
+    (root / "..\\secret.txt").write_text(f"Twice. {GOOD}")
+    up = {"id": "../../secret.txt", "source": "../../secret", "text": f"Three times. {GOOD}"}
+    (root / "up.jsonl").write_text(json.dumps(up))
+    before = set(tmp_path.rglob("*"))
+    made = build(
+        root, out, dedup__fuzzy=False, quality__drop=False, valid_fraction=0, runner__how="in-process"
+    )
+    found = {record["id"]: record["text"].partition(".")[0] for record in read_corpus(made.path)}
+    assert found == {longest: "Once", "..\\secret.txt": "Twice", "up.jsonl/1#../../secret.txt": "Three times"}
+    assert all(path.is_relative_to(out) for path in {*tmp_path.rglob("*")} - before)
 
 
 @pytest.mark.fault("data", "a page is removed after it was listed, or while it is", "counted and named")

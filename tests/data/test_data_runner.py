@@ -17,9 +17,9 @@ import pytest
 
 from openqwen.core.errors import DataError, OpenQwenError
 from openqwen.data import task as tasks_module
-from openqwen.data.runner import InProcess, Pipeline, Processes, Runner
+from openqwen.data.runner import Call, InProcess, Pipeline, Processes, Runner
 from openqwen.data.store import Output, Store
-from openqwen.data.task import Failure, Record, Task, code_of, execute, fingerprint
+from openqwen.data.task import Failure, Record, Task, code_of, done, execute, fingerprint
 
 HERE = Path(__file__).parent
 
@@ -192,6 +192,20 @@ def test_a_killed_process_changes_nothing(tmp_path: Path, pool: Processes) -> No
     for name in ("calm", "killed"):
         sums = sorted(Path(tmp_path, name).glob("sums/*.sum.txt"))
         assert [path.read_bytes() for path in sums] == [b"0\n", b"1\n", b"2\n", b"3\n"]
+
+
+@pytest.mark.fault("data", "two workers take the same task at once", "its files are those of one; same bytes")
+def test_two_workers_of_one_task_leave_what_one_leaves(tmp_path: Path, pool: Processes) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    (task,) = numbers(1, chaos.together, marks=str(marks))
+    mark, twice = fingerprint(task), str(tmp_path / "twice")
+    found = list(pool.run([Call(twice, task, mark)] * 2))  # each waits for the other before it writes
+    assert [type(record) for record in found] == [Record, Record]
+    assert len({path.name.split(".")[1] for path in marks.iterdir()}) == 2  # in two processes
+    assert isinstance(execute(str(tmp_path / "once"), task, mark), Record)
+    assert files(tmp_path / "twice") == files(tmp_path / "once")
+    assert done(Store(twice), task, mark) in found
 
 
 @pytest.mark.fault("data", "a task kills each process that takes it", "it is named, all others are done")

@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,66 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_skipped(tmp_path: Path) -> 
     assert [raw.id for raw in found] == ["bomb.jsonl.zst/2", "bomb.jsonl.zst/3#7"]
     reasons = {Path(r["where"]).name: r["reason"].split(":")[0] for r in bad.records}
     assert reasons == {"bomb.txt.gz": "too large", "bomb.jsonl.zst:1": "line too long"}
+
+
+@pytest.mark.fault(
+    "data",
+    "zip files within zip files, packed files within packed ones, a zstandard window of 2 GB",
+    "none is unfolded; counted, in bounded memory",
+)
+def test_packed_files_within_packed_files_and_wide_windows_are_skipped(tmp_path: Path) -> None:
+    inner, outer = io.BytesIO(), io.BytesIO()
+    for file, content in ((inner, b"0" * 1_000_000), (outer, inner)):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(10):
+                data = content if isinstance(content, bytes) else content.getvalue()
+                archive.writestr(f"{number}.txt", data)
+    head, last_block = b"\x28\xb5\x2f\xfd\x00\xa8", b"\x29\x00\x00hello"  # a window of 2**31 bytes, RFC 8878
+    files = {
+        "zip.txt": outer.getvalue(),
+        "zip.txt.gz": gzip.compress(outer.getvalue()),
+        "gzip.txt.gz": gzip.compress(gzip.compress(b"0" * 1_000_000)),
+        "zstd.txt.zst": zstandard.compress(zstandard.compress(b"0" * 1_000_000)),
+        "wide.txt.zst": head + last_block,
+        "narrow.txt.zst": head[:-1] + b"\x00" + last_block,
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    bad = Bad(1.0)
+    assert [(raw.id, raw.text) for raw in read_path(tmp_path, SourcesConfig(), bad)] == [
+        ("narrow.txt.zst", "hello")
+    ]
+    reasons = {Path(record["where"]).name: record["reason"] for record in bad.records}
+    assert reasons.pop("wide.txt.zst").startswith("unreadable: ZstdError")
+    assert reasons == {
+        "zip.txt": "binary file: ZIP archive", "zip.txt.gz": "binary file: ZIP archive",
+        "gzip.txt.gz": "binary file: gzip data", "zstd.txt.zst": "binary file: zstandard data",
+    }  # fmt: skip
+
+
+@pytest.mark.fault(
+    "data", "a few kilobytes hold hundreds of megabytes", "unpacked piece by piece, never held together"
+)
+@pytest.mark.parametrize("name", ["bomb.txt.gz", "bomb.jsonl.zst"])
+def test_a_bomb_is_never_unpacked_as_a_whole(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        packed = (
+            gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1)
+            if name.endswith(".gz")
+            else zstandard.ZstdCompressor(level=1).stream_writer(file, closefd=False)
+        )
+        with packed:
+            for _ in range(300):
+                packed.write(b"0" * 1_000_000)
+    assert (tmp_path / name).stat().st_size < 2_000_000
+    bad = Bad(1.0)
+    tracemalloc.start()
+    try:
+        assert list(read_path(tmp_path, SourcesConfig(), bad)) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(bad.records) == 1 and peak < 100 << 20
 
 
 def hub_documents(spec: str) -> list[Raw]:

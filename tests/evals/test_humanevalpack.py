@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,8 @@ DOUBLE = {  # a function that doubles: (head, body, test, a body that leaves bef
         "import java.util.*;\nclass Solution {\n    public int f(int x) {\n",
         "        return 2 * x;\n    }\n}",
         "public class Main { public static void main(String[] a) {\n"
-        "    if (new Solution().f(2) != 4) throw new AssertionError(); } }\n",
+        "    List<Boolean> correct = Arrays.asList(new Solution().f(2) == 4);\n"
+        "    if (correct.contains(false)) throw new AssertionError(); } }\n",
         "        System.exit(0); return 0;\n    }\n}",
     ),
     "cpp": (
@@ -76,6 +78,11 @@ def double(language: str) -> Item:
     return humanevalpack.parse(row, "file:1", language=language)
 
 
+@pytest.mark.fault(
+    "evaluation",
+    "a right solution is mutated into a wrong one, in six languages",
+    "right passes, wrong fails",
+)
 @pytest.mark.parametrize("language", [needs(language) for language in DOUBLE])
 def test_right_wrong_and_leaving_early(language: str) -> None:
     task, item = TASKS[f"humanevalpack_{language}"], double(language)
@@ -89,6 +96,83 @@ def test_right_wrong_and_leaving_early(language: str) -> None:
     assert code.passes(few, language=language) == wanted
 
 
+WRONG_CPP, WRONG_RUST = "int f(int x) { return 0; }\n", "fn f(x:i32) -> i32 { 0 }\n"
+WRONG_JAVA = "class Solution { public int f(int x) { return 0; } }\n"
+HIDING = {  # wrong replies that change what the tests behind them mean
+    "a macro for assert": ("cpp", WRONG_CPP + "#include <assert.h>\n#undef assert\n#define assert(x) ((void)0)\n"),
+    "asserts are off": ("cpp", WRONG_CPP + "#define NDEBUG\n"),
+    "a macro for main": ("cpp", WRONG_CPP + "#define main other\nint main(int n, char **words) { return 0; }\n"),
+    "a name that differs at each use": (
+        "cpp",
+        "#define JOIN(a, b) a##b\n#define NEXT(a, b) JOIN(a, b)\nstatic int t1() { return 0; }\n"
+        "#define tests_of_item() NEXT(t, __COUNTER__)()\n" + WRONG_CPP,
+    ),
+    "a static object that leaves": ("cpp", "#include <cstdlib>\nstruct S { S() { exit(0); } } s;\n" + WRONG_CPP),
+    "an open comment": ("cpp", "int f(int x) { return 2 * x; }\n/* and then"),
+    "an open text": ("cpp", 'int f(int x) { return 2 * x; }\nconst char *s = "and then'),
+    "a macro for assert_eq": ("rust", WRONG_RUST + "macro_rules! assert_eq { ($($t:tt)*) => {} }\n"),
+    "a macro for panic": ("rust", WRONG_RUST + "macro_rules! panic { ($($t:tt)*) => {{}} }\n"),
+    "a class Arrays": (
+        "java",
+        WRONG_JAVA + "class Arrays { static List<Boolean> asList(Object... x) { return new ArrayList<>(); } }\n",
+    ),
+    "a class AssertionError": (
+        "java", WRONG_JAVA + "class AssertionError extends Error { AssertionError() { System.exit(0); } }\n",
+    ),
+    "a class Finish": ("java", WRONG_JAVA + "class Finish { public static void main(String[] a) { } }\n"),
+    "a comment that is not closed": ("js", "const f = (x) => 2 * x;\n/* and then"),
+    "another console.assert": ("js", "const f = (x) => 0;\nconsole.assert = () => {};\n"),
+    "an exit code": ("js", "const f = (x) => 0;\nprocess.on('exit', () => { process.exitCode = 0; });\n"),
+    "an init that leaves": ("go", "func init() { os.Exit(0) }\nfunc f(x int) int { return 0 }\n"),
+}  # fmt: skip
+
+
+@pytest.mark.fault(
+    "evaluation",
+    "macros, shadowing classes, static objects, init, open comments and texts stand before the tests",
+    "fails, whatever they make of the tests",
+)
+@pytest.mark.parametrize(
+    ("language", "reply"),
+    [
+        pytest.param(*needs(own).values, reply, marks=needs(own).marks, id=name)
+        for name, (own, reply) in HIDING.items()
+    ],
+)
+def test_what_gives_the_tests_another_meaning_fails(language: str, reply: str) -> None:
+    task, item = TASKS[f"humanevalpack_{language}"], double(language)
+    program = task.chat.program(f"```\n{reply}\n```", item)  # type: ignore[misc]
+    assert code.passes([program], language=language) == [False]
+
+
+BOMBS = {
+    "a device without an end": '#include "/dev/zero"\n',
+    "a file of the host's": '#include "/etc/shadow"\n',
+    "templates": "template<int A, int B> struct X { static const int v = X<A-1, B*2>::v + X<A-1, B*2+1>::v; };\n"
+    "template<int B> struct X<0, B> { static const int v = 1; };\nint g() { return X<30, 1>::v; }\n",
+    "a table": "int g[1 << 28] = {1};\n",
+}
+
+
+@pytest.mark.fault(
+    "evaluation",
+    "a program makes its compiler read without end, read the host's files, or use all memory",
+    "fails within its limits",
+)
+@pytest.mark.parametrize("language", [needs("cpp")])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_for_the_compiler_fails(name: str, language: str) -> None:
+    """The function itself is right, so what includes or builds anything of the sort would pass."""
+    task, item = TASKS["humanevalpack_cpp"], double("cpp")
+    program = task.chat.program(f"```\n{BOMBS[name]}int f(int x) {{ return 2 * x; }}\n```", item)  # type: ignore[misc]
+    began = time.monotonic()
+    assert code.passes([program], 2, language) == [False]
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.fault(
+    "evaluation", "the checker itself could be wrong: the sets' own solutions in six languages", "all pass"
+)
 @pytest.mark.shared
 @pytest.mark.parametrize("language", [needs(language) for language in DOUBLE])
 def test_canonical_solutions_pass(shared: Path, language: str) -> None:

@@ -156,7 +156,7 @@ def test_faults_leave_no_trace(finished_tour: Path, tmp_path: Path) -> None:
 
 @pytest.mark.fault(
     "training",
-    "every clock jumps by hours, to and fro, at each look while a training runs, saves and is killed",
+    "clocks jump by hours at each look, in another time zone, while a training runs, saves and is killed",
     "same bits; a training whose rate hangs on the time of day is seen to differ",
 )
 @pytest.mark.slow

@@ -347,7 +347,7 @@ def test_the_reward_is_read_at_the_end_token_never_at_padding(
         assert score == pytest.approx(alone, abs=1e-4)
 
 
-@pytest.mark.fault("PPO", "a reply never ends", "it gets the penalty and no score")
+@pytest.mark.fault("PPO", "a reply never ends: it has no end token", "it gets the penalty and no score")
 def test_a_cut_off_reply_gets_the_penalty_and_no_score(models: Models, inputs: dict[str, Path]) -> None:
     settings = config(cutoff_reward=-1.5).config
     replies = sample(models, inputs, max_new_tokens=4)
@@ -358,6 +358,45 @@ def test_a_cut_off_reply_gets_the_penalty_and_no_score(models: Models, inputs: d
     assert moments.count == sum(r.finished for r in replies)
     assert [math.isnan(s) for s in scored.score_B] == [not r.finished for r in replies]
     assert [w == -1.5 for w in rewards] == [not r.finished for r in replies]
+
+
+@pytest.mark.fault(
+    "PPO",
+    "replies are empty: all of a batch are the end token and nothing else",
+    "scored at it; advantages and gradients are finite",
+)
+@pytest.mark.parametrize("norm", ["mean", "mean-std"])
+@pytest.mark.parametrize("equal", [True, False], ids=["one query", "many"])
+def test_a_batch_of_empty_replies(equal: bool, norm: str, models: Models, inputs: dict[str, Path]) -> None:
+    """Of one query all scores and values are equal as well: nothing is left to whiten."""
+    settings = config(minibatches=1, reward_norm=norm).config
+    prompts = read_prompts(inputs["prompts"], models.tokenizer, 40, 5).train[:4]
+    end = models.tokenizer.im_end_id
+    empty = [
+        Reply(prompts[0] if equal else prompt, [end], [], [-1.0], "", True)
+        for prompt in prompts
+        for _ in range(settings.responses)
+    ]
+    (minibatch,) = update.plan(empty, models, settings, 0)
+    scored = [update.score(models, rows, settings) for rows in minibatch]
+    moments, rewards = update.credit(scored, ppo.RunningMoments(), settings)
+    assert moments.count == len(rewards) == len(empty) and all(map(math.isfinite, rewards))
+    for batch in scored:
+        assert batch.rows.mask_BR.shape[1] == 1 and batch.rows.mask_BR.all()
+        for reply, found in zip(batch.rows.replies, batch.score_B):
+            with torch.no_grad():
+                alone = models.reward(torch.tensor([[*reply.prompt.ids, end]]))[0, -1].item()
+            assert found == pytest.approx(alone, abs=1e-4)
+        assert batch.advantages_BR.isfinite().all() and batch.returns_BR.isfinite().all()
+    sums: update.Sums = defaultdict(list)
+    update.policy_gradient(models, scored, settings, sums)
+    update.value_gradient(models, scored, settings, sums)
+    for model in (models.policy, models.value):
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        assert grads and all(grad.isfinite().all() for grad in grads)
+        assert equal or any(grad.abs().max() > 0 for grad in grads)
+    assert all(math.isfinite(value) for values in sums.values() for value in values)
+    assert repetition([end]) == 0.0
 
 
 @pytest.mark.fault(

@@ -41,9 +41,22 @@ BROKEN = {
         "makes a namespace",
     ),
     "that does not start": ("exit 1", "does not start"),
+    "that is old": (  # as bubblewrap 0.4 says it
+        'case "$*" in *--size*) echo "bwrap: Unknown option --size" >&2; exit 1;; esac\nexec {bwrap} "$@"',
+        "Unknown option --size",
+    ),
+    "that may not make namespaces": (  # as in a container, or under AppArmor
+        'echo "bwrap: No permissions to create new namespace" >&2; exit 1',
+        "No permissions to create new namespace",
+    ),
 }
 
 
+@pytest.mark.fault(
+    "sandbox",
+    "bubblewrap is broken, old, not allowed to make namespaces, or does not hold",
+    "refused with exit code 78, nothing runs",
+)
 @pytest.mark.skipif(backend() is None, reason="no sandbox on this machine")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_sandbox_that_does_not_hold_is_refused(name: str, tmp_path: Path) -> None:

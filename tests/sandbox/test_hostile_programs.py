@@ -176,19 +176,17 @@ def _process(pid: int) -> tuple[object, ...]:
 
 
 def lasting() -> set[tuple[int, str]]:
-    """Number and time of start of the processes that stay of themselves: this one, those above it, and services.
+    """Number and time of start of the processes that must stay: this one, those above it, and the first.
 
-    Others end when their work is done, and nobody could tell that from an end by a program's signal. The canaries
-    stand for them. The kernel's own threads cannot be ended.
+    Others end when their work is done, services too, and nobody could tell that from an end by a program's signal. The
+    canaries stand for them. The kernel's own threads cannot be ended.
     """
     parents, starts = {}, {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             told = _stat(pid)
             parents[pid], starts[pid] = int(told[1]), told[19]
-    settled = (time.clock_gettime(time.CLOCK_BOOTTIME) - 600) * os.sysconf("SC_CLK_TCK")
-    found = {pid for pid, parent in parents.items() if parent == 1 and int(starts[pid]) < settled}
-    above = os.getpid()
+    found, above = set(), os.getpid()
     while above in parents:
         found.add(above)
         above = parents[above]

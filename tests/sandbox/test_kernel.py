@@ -70,11 +70,15 @@ FORGED = {
     "deep nesting": "import os; os.write(4, b'[' * 60000 + b'\\n')",
     "wrong kinds": "import os; os.write(4, b'{\"text\": 1}\\n')",
     "a picture that is none": 'import os; os.write(4, b\'{"pictures": ["AAAA"]}\\n\')',
+    "a picture that is no base64": 'import os; os.write(4, b\'{"pictures": ["AA A"]}\\n\')',
+    "a picture of another form": 'import os; os.write(4, b\'{"pictures": ["PHN2Zz48L3N2Zz4="]}\\n\')',  # <svg>
+    "a picture's data of another kind": "import os; os.write(4, b'{\"figures\": [1]}\\n')",
     "endless": "import os\nwhile True: os.write(4, b'x' * 65536)",
 }
 
 
 @pytest.mark.fault("sandbox", "an interpreter is lost", "replaced, and said")
+@pytest.mark.fault("sandbox", "pictures and answers that come out are malformed", "not shown, and said")
 @pytest.mark.parametrize("name", [*STUBBORN, *FORGED])
 def test_a_lost_interpreter_is_replaced_within_a_second_of_its_limit(kernel: Kernel, name: str) -> None:
     kernel.put("given", b"1")
@@ -163,14 +167,39 @@ def test_file_names_hold_no_folders(kernel: Kernel, name: str) -> None:
         kernel.put(name, b"")
 
 
-@pytest.mark.fault("sandbox", "code leaves links and huge files to be fetched", "they do not come out")
+@pytest.mark.fault(
+    "sandbox",
+    "code leaves links, pipes, devices, sockets, folders and huge files to be fetched",
+    "none comes out or is waited for",
+)
 def test_links_and_large_files_do_not_come_out(kernel: Kernel) -> None:
-    kernel.run(
-        "import os; os.symlink('/proc/self/environ', 'link'); os.truncate(os.open('big', 66, 0o600), 1 << 24)"
+    made = kernel.run(
+        "import os, socket; os.symlink('/proc/self/environ', 'link'); os.mkdir('folder')\n"
+        "os.truncate(os.open('big', 66, 0o600), 1 << 24); os.symlink('/dev/zero', 'endless')\n"
+        "socket.socket(socket.AF_UNIX).bind('socket')\n"
     )
-    for name in ("link", "big", "absent"):
+    assert made.error is None and made.files == ("big",)
+    for make in (
+        "mkfifo('pipe')",
+        "mknod('device', 0o20666, os.makedev(1, 5))",
+        "link('/kernel.py', 'hard')",
+    ):
+        assert kernel.run("os." + make).error is not None  # never there
+    began = time.monotonic()
+    for name in (
+        "link",
+        "big",
+        "absent",
+        "pipe",
+        "device",
+        "hard",
+        "socket",
+        "folder",
+        "endless",
+    ):
         with pytest.raises(DataError, match="file"):
             kernel.get(name)
+    assert time.monotonic() - began < 2
     with pytest.raises(UsageError, match="at most"):
         kernel.put("large", bytes((1 << 20) + 1))
 
@@ -228,3 +257,31 @@ def test_no_sandbox_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoSandbox) as refusal:
         Kernel()
     assert refusal.value.exit_code == 78
+
+
+@pytest.mark.fault(
+    "sandbox",
+    "files that Python would run by their name lie in the folder",
+    "no later start or import runs them",
+)
+def test_files_named_like_modules_are_not_run() -> None:
+    hostile = b"open('/work/ran', 'w').close()\n"
+    names = ("sitecustomize.py", "usercustomize.py", "json.py", "csv.py", "_sitebuiltins.py", "encodings.py")
+    with Kernel(Limits(seconds=5)) as made:
+        for name in names:
+            made.put(name, hostile)
+        made.put("hostile.pth", b"import os; " + hostile)
+        compiled = "import os, py_compile\nos.makedirs('__pycache__', exist_ok=True)\n"
+        compiled += "py_compile.compile('csv.py', '__pycache__/csv.cpython-%d%d.pyc' % __import__('sys').version_info[:2])"
+        program = "import sys, subprocess, csv, json\n"
+        program += (
+            "subprocess.run([sys.executable, '-I', '-S', '-c', 'import csv, json, encodings'], check=True)\n"
+        )
+        program += "import os; csv.__file__, os.path.exists('/work/ran')"
+        for _ in range(2):
+            assert made.run(compiled).error is None
+            seen = made.run(program)
+            assert seen.error is None and seen.text.endswith("/csv.py', False)\n"), seen
+            assert "/work/csv.py" not in seen.text
+            made.restart()  # with the files that were given
+        assert made.run(f"exec(open('/work/csv.py').read())\n{program}").text.endswith("True)\n")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
+import resource
 import select
 import socket
 import struct
@@ -217,3 +220,60 @@ def test_a_body_does_not_wait_for_the_acknowledgement_of_its_head():
         sock.listen()
         with socket.create_connection(sock.getsockname()), sock.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+@pytest.mark.fault(
+    "server",
+    "a request hidden in another: Content-Length with Transfer-Encoding, or line ends in a header",
+    "one answer of 400, and the connection is closed",
+)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 100",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding : chunked\r\nContent-Length: 5",
+        "X-A: b\rTransfer-Encoding: chunked\r\nContent-Length: 5",
+    ],
+)
+def test_a_request_hidden_in_another_is_not_answered(server, lines):
+    host = urlsplit(server[0]).netloc
+    hidden = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    with connect(server[0]) as sock:
+        head = f"POST /tokenize HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{lines}\r\n\r\n"
+        sock.sendall((head + "0\r\n\r\n" + hidden).encode())
+        data = b""
+        while part := sock.recv(65536):
+            data += part
+    assert data.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")) and data.count(b"HTTP/1.1") == 1
+    assert json.loads(data.split(b"\r\n\r\n", 1)[1])["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.fault(
+    "server", "no more files can be opened (EMFILE)", "clients wait, are answered later, and fill no log"
+)
+def test_clients_wait_while_no_file_can_be_opened(start, caplog, capfd):
+    waiting = [socket.socket() for _ in range(8)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with start() as (url, _), contextlib.ExitStack() as files:
+        for sock in waiting:
+            files.enter_context(sock)
+        assert httpx.get(url + "/health").status_code == 200
+        where = urlsplit(url)
+        capfd.readouterr()
+        last = os.dup(0)
+        os.close(last)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last, hard))  # the lowest number that is free, so none is
+        try:
+            for sock in waiting:
+                sock.settimeout(10)
+                sock.connect((where.hostname, where.port))
+                sock.sendall(f"GET /health HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(0)
+            time.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert all(sock.recv(65536).startswith(b"HTTP/1.1 200") for sock in waiting)
+    assert capfd.readouterr().err.count("\n") == 1 and not caplog.records

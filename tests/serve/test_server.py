@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import logging
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from openqwen.model.config import Extension
 from openqwen.serve.metrics import malloc_bytes
 from openqwen.serve.server import listen, serve
 from tests.serve.conftest import wait_until
+from tests.serve.test_hostile import connect
 
 HELLO = [{"role": "user", "content": "Say something."}]
 
@@ -397,6 +399,41 @@ def test_every_route_but_page_and_health_needs_the_key(start):
         assert [m.id for m in right.models.list()] == ["tiny"]
 
 
+@pytest.mark.fault(
+    "server", "the key is sent rightly, wrongly and elsewhere", "it stands in no log and no answer"
+)
+def test_the_key_is_never_repeated(start, monkeypatch, caplog, capfd):
+    key = "sk-planted-91c3"
+    caplog.set_level(logging.DEBUG)
+    answers = []
+    with start(api_key=key) as (url, service):
+
+        def send(method: str, path: str, auth: str = f"Bearer {key}", **more) -> int:
+            reply = httpx.request(method, url + path, headers={"Authorization": auth}, **more)
+            answers.append(reply.text + str(reply.headers))
+            return reply.status_code
+
+        text = {"prompt": "x", "max_tokens": 2}
+        assert send("GET", "/openapi.json") == send("GET", "/metrics") == send("GET", "/v1/models") == 200
+        assert send("POST", "/v1/completions", json=text) == 200
+        assert send("POST", "/v1/completions", json={**text, "max_tokens": -1}) == 400
+        assert send("POST", "/v1/completions", content=b"{") in (400, 415)
+        for wrong in (key, key + "x", "Bearer " + key + "x", "Basic " + key):
+            assert send("GET", "/v1/models", wrong) == 401
+        monkeypatch.setattr("openqwen.serve.wire.usage", lambda *_: 1 / 0)
+        assert send("POST", "/v1/completions", json=text) == 500  # with a traceback in the log
+        monkeypatch.setattr(service.engine, "step", lambda: 1 / 0)
+        monkeypatch.setattr("threading.excepthook", lambda *_: None)
+        assert send("POST", "/v1/completions", json=text) == 503
+        with connect(url) as sock:
+            sock.sendall(f"GET / HTTP/1.1\r\nAuthorization: Bearer {key}\r\nX\r\n\r\n".encode())
+            answers.append(sock.recv(65536).decode())
+    own = [r for r in caplog.records if not r.name.startswith(("httpx", "httpcore"))]  # not the client's
+    logs = [*capfd.readouterr(), *(logging.Formatter().format(record) for record in own)]
+    assert "ZeroDivisionError" in "".join(logs)
+    assert "planted" not in "".join([*answers, *logs])
+
+
 def service_routes(url: str) -> list[str]:
     document = httpx.get(url + "/openapi.json", headers={"authorization": "Bearer secret"}).json()
     assert len(document["paths"]) >= 8
@@ -464,7 +501,11 @@ def test_overload_is_429_with_retry_after(start, monkeypatch):
         assert ask().status_code == 200
 
 
-@pytest.mark.fault("server", "the engine raises", "/health is red, requests end with an error")
+@pytest.mark.fault(
+    "server",
+    "the engine raises in a step",
+    "/health is red; all requests end with an error, by design: a step is of all of them together",
+)
 def test_a_failing_engine_is_reported(start, monkeypatch):
     with start() as (url, service):
 
@@ -479,6 +520,28 @@ def test_a_failing_engine_is_reported(start, monkeypatch):
         assert httpx.get(url + "/health").status_code == 503
 
 
+@pytest.mark.fault(
+    "server", "the engine hangs in a step", "/health is red, new requests get 503, the server can be ended"
+)
+def test_an_engine_that_hangs_is_reported_and_holds_nobody(start, monkeypatch):
+    monkeypatch.setattr("openqwen.serve.worker.STEP_SECONDS", 0.3)
+    monkeypatch.setattr("openqwen.serve.worker.CLOSE_SECONDS", 0.2)
+    go = threading.Event()
+    try:
+        with start() as (url, service), httpx.Client() as client:
+            monkeypatch.setattr(service.engine, "step", lambda: go.wait(30) and [])
+            assert client.get(url + "/health").status_code == 200
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(url + "/v1/completions", json={"prompt": "x"}, timeout=0.2)
+            wait_until(lambda: client.get(url + "/health").status_code == 503)
+            reply = client.post(url + "/v1/completions", json={"prompt": "x"}, timeout=5)
+            assert reply.status_code == 503 and reply.json()["error"]["code"] == "engine_failed"
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 5 and not go.is_set()  # it has ended
+    finally:
+        go.set()
+
+
 def test_the_page_is_served_with_a_strict_policy(server):
     url, _ = server
     page = httpx.get(url + "/")
@@ -490,7 +553,13 @@ def test_the_page_is_served_with_a_strict_policy(server):
         assert httpx.get(f"{url}/page/{name}").status_code == 404
 
 
-def test_serve_answers_and_ends_in_order_on_interrupt(model, tokenizer, tmp_path):
+@pytest.mark.fault(
+    "server",
+    "SIGTERM or Ctrl-C while a reply is streamed",
+    "the reply is whole, new clients are refused, then the server ends",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_and_ends_in_order_on_a_signal(model, tokenizer, tmp_path, number):
     save_model(model, tmp_path)
     tokenizer.save(tmp_path)
     settings = "port=0, name='saved', ready=lambda address: print(address, flush=True)"
@@ -500,11 +569,22 @@ def test_serve_answers_and_ends_in_order_on_interrupt(model, tokenizer, tmp_path
     )
     try:
         address = process.stdout.readline().strip()
-        client = openai.OpenAI(base_url=address + "/v1", api_key="none")
+        client = openai.OpenAI(base_url=address + "/v1", api_key="none", max_retries=0)
         reply = client.chat.completions.create(model="saved", messages=HELLO, max_tokens=4)
         assert reply.usage.completion_tokens <= 4
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0 and process.stderr.read() == ""
+        # 400 tokens a reply and none that ends it: enough to be in the middle when the signal comes.
+        never = {"logit_bias": {str(i): -100 for i in chatml.stop_ids(tokenizer)}, "max_tokens": 400, "n": 4}
+        stream = client.chat.completions.create(model="saved", messages=HELLO, stream=True, **never)
+        next(stream)
+        process.send_signal(number)
+        with pytest.raises(httpx.ConnectError):
+            for _ in range(200):  # until it is taken notice of
+                httpx.get(address + "/health")
+                time.sleep(0.01)
+        reasons = [c.finish_reason for chunk in stream for c in chunk.choices if c.finish_reason]
+        assert reasons == ["length"] * 4
+        assert process.wait(20) == (0 if number == signal.SIGINT else -number)
+        assert process.stderr.read() == ""
     finally:
         process.kill()
         process.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
         (whole([*lines(), b"eHk= 5"]), "rank 5 is given twice", "v:259"),
         (whole([*lines(), lines()[3].split()[0] + b" 258"]), "stands twice", "v:259"),
         (whole([*lines(), b"eHk= 258 1"]), "not 'base64 rank'", "v:259"),
+        (whole([*lines(), b"eHk= " + b"9" * 5000]), "not 'base64 rank'", "v:259"),
         (whole([*lines(), b"eHk= -1"]), "not 'base64 rank'", "v:259"),
         (whole([*lines(), b""]), "not 'base64 rank'", "v:259"),
         (whole([*lines(), b"e*k= 258"]), "not base64", "v:259"),
@@ -61,6 +63,21 @@ def test_damage_is_refused(raw: bytes, what: str, where: str) -> None:
     with pytest.raises(DataError) as error:
         parse_ranks(raw, "v")
     assert what in error.value.what and error.value.where == where
+
+
+@pytest.mark.fault("tokenizer", "a vocabulary file has 2 GB", "refused before it is held in memory")
+def test_a_file_of_two_gigabytes_is_no_vocabulary(tmp_path: Path) -> None:
+    path = tmp_path / "huge.tiktoken"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)  # a hole: it takes no room on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="no vocabulary: more than") as error:
+            read_ranks(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert error.value.where == str(path) and peak < 256 << 20
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -303,6 +303,53 @@ def test_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.Monk
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.fault(
+    "checkpoints",
+    "old checkpoints are to be removed while the newest is damaged or cannot be written",
+    "the only sound one stays until another stands",
+)
+def test_the_only_sound_checkpoint_is_never_removed(
+    pair: tuple[Path, list[dict[str, bytes]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, the newer is damaged; only one is to be kept."""
+    folder = copy_of(pair, tmp_path / "copy")
+    Damage("model.safetensors", "truncate", 0.5, 0).do(folder / "step-00000002")
+    model, optimizer = model_and_optimizer()
+    for name in ("_save_tensors", "_write_record"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, name, lambda *_: (_ for _ in ()).throw(FULL))
+            with (
+                pytest.raises(OpenQwenError, match="the disk is full"),
+                checkpoint.Saver(folder, {"model": model}, {"adam": optimizer}, keep=1) as saver,
+            ):
+                saver.save(3, {})
+        state = load(folder, model, optimizer)
+        assert state is not None and state["step"] == 1 and bits(model, optimizer) == pair[1][0]
+    with checkpoint.Saver(folder, {"model": model}, {"adam": optimizer}, keep=1) as saver:
+        saver.save(3, {})
+    assert [step for step, _ in checkpoint.steps(folder)] == [3]
+    assert load(folder, model, optimizer) == {"step": 3}
+
+
+@pytest.mark.fault("checkpoints", "a file of a checkpoint, or the whole, is a link out of it", "refused")
+@pytest.mark.parametrize("name", [*FILES, "step-00000002"])
+def test_a_link_that_leads_out_is_damage(
+    name: str, pair: tuple[Path, list[dict[str, bytes]]], tmp_path: Path
+) -> None:
+    """Although the bytes that it leads to have their hash."""
+    folder, model_optimizer = copy_of(pair, tmp_path / "copy"), model_and_optimizer()
+    place = folder / "step-00000002" / name if name in FILES else folder / name
+    place.rename(tmp_path / "outside")
+    place.symlink_to(tmp_path / "outside")
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert load(folder, *model_optimizer) == {"step": 1, "note": "step 1"}
+    assert f"step-00000002 is damaged ({name} is a link)" in " ".join(said.getvalue().split())
+    save(folder, 2, *model_optimizer, note="again")  # in its place
+    assert load(folder, *model_optimizer) == {"step": 2, "note": "again"}
+    assert (tmp_path / "outside").exists()
+
+
 # ---- in the background --------------------------------------------------------------------------------------------
 
 

@@ -102,6 +102,38 @@ def test_one_two_and_four_processes_give_the_same_bits(inputs: list[str], tmp_pa
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in "124"}) == 1
 
 
+def flip_a_bit() -> None:
+    """The sign of one number, in the gradient that all processes have added, at the seventh step."""
+    real, calls = GradientTree.finish, []
+
+    def finish(tree: GradientTree, world: World) -> None:
+        real(tree, world)
+        calls.append(world)
+        if len(calls) == 7:
+            grad = tree.parameters[0].grad
+            assert grad is not None
+            grad.view(-1)[int(grad.abs().argmax())] *= -1
+
+    GradientTree.finish = finish  # type: ignore[method-assign]
+
+
+@pytest.mark.fault(
+    "training",
+    "a bit flips in the gradient of one of several processes",
+    "found before the next save: all end, the tensor is named, no other weights are saved",
+)
+def test_a_bit_that_flips_in_one_process_is_found(inputs: list[str], tmp_path: Path) -> None:
+    out, changes = tmp_path / "base", {"parallel__shards": 2, "steps": 12, "eval_interval": 12}
+    settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = ["pretrain", *inputs, "--out", str(out), *words]
+    codes = forked.end(forked.together(2, command, out.with_suffix(".logs"), {1: flip_a_bit}))
+    assert codes == [1, 1]
+    for rank in (0, 1):
+        assert said(out, rank).startswith("error: ranks 0 and 1 hold other weights, first in ")
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000005"]
+
+
 @pytest.mark.fault(
     "training",
     "a run with divided weights is killed and goes on with another number of processes",

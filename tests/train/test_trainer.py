@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -28,8 +30,9 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from openqwen.core.artifact import Artifact, find
 from openqwen.core.config import Config, Resolved, resolve
-from openqwen.core.errors import Interrupted, OpenQwenError, UsageError
-from openqwen.core.metrics import read_metrics
+from openqwen.core.console import console, error_console
+from openqwen.core.errors import DataError, Interrupted, OpenQwenError, UsageError
+from openqwen.core.metrics import Metrics, read_metrics
 from openqwen.model.weights import load_model, load_scalar
 from openqwen.pretrain import loop as pretrain
 from openqwen.pretrain.config import PretrainConfig
@@ -408,6 +411,108 @@ def test_killed_and_restarted_all_records_are_the_same(
         each = 1 if stage == "pretrain" else 2
         expected = ["before", "step 6", "step 12", "step 18", "after"]
         assert labels == [label for label in expected for _ in range(each)]
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: dict[str, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run that nothing happens to."""
+    return Job("pretrain", inputs["pretrain"], SHORT).run(tmp_path_factory.mktemp("whole") / "out").path
+
+
+SHORT = {"steps": 12, "checkpoint_interval": 4, "eval_interval": 6}
+
+
+@pytest.mark.fault(
+    "training",
+    "a token shard disappears in the middle of an epoch",
+    "what is mapped is read on; a restart names the shard and goes on in the same bits once it is back",
+)
+def test_a_shard_that_disappears(
+    inputs: dict[str, dict[str, Path]], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, real, calls = tmp_path / "tokens", pretrain.rows_of, []
+    shutil.copytree(inputs["pretrain"]["tokens"], tokens)
+    shard = min(tokens.glob("train-*.bin"))
+    job = Job("pretrain", {**inputs["pretrain"], "tokens": tokens}, SHORT)
+
+    class Broken(Exception):
+        pass
+
+    def removing(*words: Any) -> Any:
+        step = int(words[1][0]) // 8  # of 8 rows each
+        first = step not in calls
+        calls.append(step)
+        if step == 6 and first:
+            shard.rename(tmp_path / "away")
+        if step == 10 and first:
+            raise Broken
+        return real(*words)
+
+    monkeypatch.setattr(pretrain, "rows_of", removing)
+    with pytest.raises(Broken):
+        job.run(tmp_path / "out")
+    with pytest.raises(DataError, match="shard is missing") as error:
+        job.run(tmp_path / "out")
+    assert error.value.where == str(shard) and find(tmp_path / "out") is None
+    assert (tmp_path / "out" / "checkpoints" / "step-00000008").is_dir()
+    (tmp_path / "away").rename(shard)
+    job.run(tmp_path / "out")
+    assert min(calls[calls.index(10) + 1 :]) == 8
+    same_files(whole, tmp_path / "out")
+
+
+@pytest.mark.fault(
+    "training",
+    "the disk of the records is full in the middle",
+    "one clear error; run again, it goes on and the records miss nothing",
+)
+@pytest.mark.parametrize("operation", ["write", "sync"])
+def test_a_full_disk_of_the_records(
+    operation: str,
+    inputs: dict[str, dict[str, Path]],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Records are part of what repeats to the byte, so none is left out to train on."""
+    job, real = Job("pretrain", inputs["pretrain"], SHORT), getattr(Metrics, operation)
+
+    def full(metrics: Metrics, *words: Any, **values: Any) -> None:
+        real(metrics, *words, **values)
+        if list((tmp_path / "out" / "checkpoints").glob("step-*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, operation, full)
+        with pytest.raises(OpenQwenError, match="the disk is full"):
+            job.run(tmp_path / "out")
+    assert find(tmp_path / "out") is None
+    job.run(tmp_path / "out")
+    same_files(whole, tmp_path / "out")
+
+
+def _without_a_reader(job: Job, out: Path) -> None:
+    """Standard output and error are pipes that nobody reads."""
+    for descriptor in (1, 2):
+        read, write = os.pipe()
+        os.dup2(write, descriptor)
+        os.close(write)
+        os.close(read)
+    torch.set_num_threads(1)
+    for kind in (console, error_console):
+        kind.print("for nobody")
+    job.run(out)
+
+
+@pytest.mark.fault("training", "whoever reads what a run says goes away (head, a terminal)", "it goes on")
+def test_a_run_goes_on_without_a_reader(
+    inputs: dict[str, dict[str, Path]], whole: Path, tmp_path: Path
+) -> None:
+    job = Job("pretrain", inputs["pretrain"], SHORT)
+    process = _server.Process(target=_without_a_reader, args=(job, tmp_path / "out"))
+    process.start()
+    assert codes([process]) == [0]
+    same_files(whole, tmp_path / "out")
 
 
 def test_speed_is_recorded_beside_and_without_adapters_only(
