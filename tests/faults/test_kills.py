@@ -67,6 +67,24 @@ def kill_often(runs: Runs, kills: int, rng: random.Random) -> Tally:
     return found
 
 
+def kill_one(runs: Runs, kills: int, rng: random.Random) -> int:
+    """Kills one run so many times before it may end; how many of them found a later checkpoint than the one before.
+
+    Runs that end before begin anew, to be killed earlier.
+    """
+    latest = runs.seconds
+    while True:
+        killed, moved, newest = 0, 0, ""
+        while killed < kills and runs.killed(rng.uniform(0, latest), False):
+            killed += 1
+            found = max((path.name for path in runs.out.glob("checkpoints/**/step-*")), default="")
+            moved, newest = moved + (found > newest), max(found, newest)
+        if killed == kills:
+            return moved
+        shutil.rmtree(runs.out)
+        latest *= 0.85
+
+
 def shares(kills: int) -> dict[str, int]:
     """Kills of each stage: of a thousand 50 of what the report trains, 25 of others' trainings, the rest in equal parts."""
     each = {name: kills * (50 if name in REPORTED else 25) // 1000 for name in small_runs.TRAININGS}
@@ -110,6 +128,25 @@ def test_kills_leave_no_trace(finished_tour: Path, tmp_path: Path) -> None:
     found = over({"pmp": 5}, finished_tour, tmp_path, tmp_path)
     assert found.kills >= 5
     assert found.differing == [] and found.looks_finished == []
+
+
+@pytest.mark.long
+def test_fifty_kills_of_one_run_end_in_the_same_bits(finished_tour: Path, tmp_path: Path) -> None:
+    begun, moved, differing = time.monotonic(), {}, list[str]()
+    for name in REPORTED:
+        runs = Runs(name, small_runs.words(name, finished_tour, tmp_path), tmp_path)
+        moved[name] = kill_one(runs, 50, random.Random(f"{SEED} {name}"))
+        differing += runs.finish()
+        print(name, moved[name], differing, flush=True)
+    record(
+        "50 SIGKILLs over one run of pretraining, finetuning, reward model and PPO each",
+        kills=50 * len(REPORTED),
+        after_a_later_checkpoint=sum(moved.values()),
+        differing=len(differing),
+        seconds=round(time.monotonic() - begun),
+        seed=SEED,
+    )
+    assert differing == [] and min(moved.values()) > 1
 
 
 @pytest.mark.long
