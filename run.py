@@ -185,9 +185,8 @@ def test(arguments: list[str]) -> int:
     elif rest:
         checks += [["pytest", "-m", "not long", *rest]]
     else:  # all of them: files side by side, then what wants the machine for itself
-        workers = min(
-            MOST_WORKERS, (os.cpu_count() or 1) + 1
-        )  # one of them waits for a process most of the time
+        # One more than cores, as one of them waits for a process most of the time.
+        workers = min(MOST_WORKERS, (os.cpu_count() or 1) + 1)
         beside = ["-n", str(workers), "--dist", "loadfile"]
         checks += [
             ["pytest", *beside, "-m", "not long and not alone"],
@@ -196,7 +195,9 @@ def test(arguments: list[str]) -> int:
     worst = 0
     for check in checks:
         say(" ".join(check))
-        code = subprocess.run([str(PYTHON), "-m", *check], cwd=ROOT).returncode
+        # Threads of several workers would wait for each other in a loop.
+        threads = {"OMP_NUM_THREADS": "1"} if "-n" in check else {}
+        code = subprocess.run([str(PYTHON), "-m", *check], cwd=ROOT, env={**os.environ, **threads}).returncode
         worst = worst or code
     return worst if rest else worst or audit()
 
