@@ -146,7 +146,7 @@ def test_fifty_kills_of_one_run_end_in_the_same_bits(finished_tour: Path, tmp_pa
         seconds=round(time.monotonic() - begun),
         seed=SEED,
     )
-    assert differing == [] and min(moved.values()) > 1
+    assert differing == [] and sum(moved.values()) > 10
 
 
 @pytest.mark.long
