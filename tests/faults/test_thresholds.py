@@ -12,6 +12,10 @@ from faults import catalogue
 # name -> (at least, none of); the figures of coverage-guided fuzzing count each of its targets.
 PROMISED: dict[str, tuple[Mapping[str, float], tuple[str, ...]]] = {
     "SIGKILLs at random moments over all stages": ({"kills": 1000}, ("differing", "looking_finished")),
+    "50 SIGKILLs over one run of pretraining, finetuning, reward model and PPO each": (
+        {"kills": 200},
+        ("differing",),
+    ),
     "Bit flips in checkpoints, models, tokenizers, token and corpus shards": (
         {"flips": 10_000},
         ("undetected",),
