@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwen.agent.tools import CallError, Tool, as_text, described, ended_by
-from openqwen.sandbox.run import readable
+from openqwen.sandbox.run import kill_group, readable
 
 _START = 30.0  # seconds for the file to be read, with all that it imports
 _ANSWER = 1 << 20  # bytes of an answer
@@ -62,10 +62,10 @@ class FileProcess:
             if process is None:
                 process = self._process = self._start()
                 if self._closed:  # meanwhile, when there was none to kill
-                    _kill(process)
+                    kill_group(process)
             begun = fresh
             try:
-                with ended_by(partial(_kill, process)):
+                with ended_by(partial(kill_group, process)):
                     begun = True
                     if fresh:
                         self._answer(process, _START)
@@ -89,7 +89,7 @@ class FileProcess:
         """Ends the process and all that it started, with the call that runs."""
         self._closed = True
         if (process := self._process) is not None:
-            _kill(process)
+            kill_group(process)
         with self._one:
             if self._process is not None:
                 _end(self._process)
@@ -118,14 +118,8 @@ class FileProcess:
         return answer
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):  # the call's thread has waited for it since
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    _kill(process)
+    kill_group(process)
     with contextlib.suppress(BrokenPipeError), process:
         pass  # waits, and closes the pipes
 

@@ -28,9 +28,9 @@ from openqwen.core.jsonl import write_jsonl_zst
 from openqwen.data import exact, minhash
 from openqwen.data.config import DecontaminateConfig
 from openqwen.data.decontaminate import Index, decontaminate, read_benchmarks
-from openqwen.data.documents import Bad, Document, Dropped
+from openqwen.data.documents import Bad, Document, Dropped, is_text
 from openqwen.data.encoding import decode_page
-from openqwen.data.sources.files import UNREADABLE, binary_reason, kind_of
+from openqwen.data.sources.files import binary_reason, kind_of, unreadable_skipped
 from openqwen.data.sources.formats import json_lines
 
 LICENCE_BYTES = 100_000
@@ -154,7 +154,7 @@ def read_records(
     for path in paths:
         # A line holds a file of the largest size with every byte escaped.
         lines = json_lines(path, kind_of(path)[1], 6 * config.max_file_bytes + 100_000, bad)
-        try:
+        with unreadable_skipped(path, bad):
             for number, record in lines:
                 where = f"{path}:{number}"
                 file = _of_record(record, bad, where)
@@ -166,8 +166,6 @@ def read_records(
                 taken.add(file.id)
                 if _take(file, record["text"].encode(), {}, config, bad, where):
                     found[file.id] = file
-        except UNREADABLE as error:
-            bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
     return sorted(found.values(), key=lambda f: (f.repository.split("/"), _as_walked(f.path)))
 
 
@@ -187,9 +185,7 @@ def _of_record(record: Any, bad: Bad, where: str) -> File | None:
     if not colon or not inside or not isinstance(text, str):
         bad.skip(where, 'no "text" with an "id" of repository and path')
         return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_text(text):
         bad.skip(where, "a lone surrogate: no text")
         return None
     language = fields.get("lang")

@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON may escape half a character."""
+    return printable(text) == text
+
+
 @dataclass(slots=True)
 class Raw:
     """A document as found: bytes of HTML, or text already decoded."""

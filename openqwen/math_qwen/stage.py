@@ -20,8 +20,8 @@ from openqwen.core.config import Resolved
 from openqwen.core.errors import DataError
 from openqwen.core.metrics import read_metrics
 from openqwen.data.decontaminate import Index, decontaminate, read_benchmarks
-from openqwen.data.documents import Bad, Document
-from openqwen.data.sources.files import UNREADABLE, kind_of
+from openqwen.data.documents import Bad, Document, is_text
+from openqwen.data.sources.files import kind_of, unreadable_skipped
 from openqwen.data.sources.formats import json_lines
 from openqwen.math_qwen import check
 from openqwen.math_qwen.config import MathConfig
@@ -36,11 +36,7 @@ def run(resolved: Resolved[MathConfig], inputs: dict[str, Path], out: Path) -> A
     opened = open_inputs(inputs, {"replies": "replies"})
     with stage_run(out, "math", resolved, opened) as stage:
         bad = Bad(config.max_bad_share)
-        made = (
-            make(config.count, config.langs, config.seed, config.max_tries, config.largest)
-            if config.count
-            else []
-        )
+        made = make(config.count, config.langs, config.seed, config.max_tries, config.largest)
         given = list(read_problems(inputs["problems"], bad)) if "problems" in inputs else []
         bad.check()
         if not made and not given:
@@ -89,12 +85,10 @@ def read_problems(path: Path, bad: Bad) -> Iterable[Problem]:
 
     The working's own equations are not checked: people write "= $5" and round.
     """
-    try:
+    with unreadable_skipped(path, bad):
         for line, record in json_lines(path, kind_of(path)[1], 1_000_000, bad):
             if (problem := _given(record, line, f"{path}:{line}", bad)) is not None:
                 yield problem
-    except UNREADABLE as error:
-        bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
 
 
 def _given(record: Any, line: int, where: str, bad: Bad) -> Problem | None:
@@ -105,7 +99,7 @@ def _given(record: Any, line: int, where: str, bad: Bad) -> Problem | None:
     if not isinstance(question, str) or not isinstance(told, str) or not question.strip():
         bad.skip(where, 'no "question" and "answer"')
         return None
-    if not _is_text(question + told):
+    if not is_text(question + told):
         bad.skip(where, "a lone surrogate: no text")
         return None
     working = _CALCULATOR.sub("", told).strip()
@@ -116,15 +110,6 @@ def _given(record: Any, line: int, where: str, bad: Bad) -> Problem | None:
     bad.seen += 1
     lang = "zh" if re.search(r"[一-鿿]", question) else "en"
     return Problem(f"given-{line}", question.strip(), answer, (working,), lang, "given")
-
-
-def _is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON may escape half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def unique(problems: Iterable[Problem]) -> list[Problem]:
@@ -199,7 +184,7 @@ def with_paths(
 
 def judge(text: str, answer: Fraction, known: set[tuple[str, ...]]) -> str:
     """What is to become of a sampled solution: "kept", or why not."""
-    if not _is_text(text):
+    if not is_text(text):
         return "no text"
     if check.answer_of(text) is None:
         return "no answer"

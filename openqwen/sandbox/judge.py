@@ -6,7 +6,6 @@ Ours: two sandboxes, each other's input and output (apart.py). The tests' one al
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -52,8 +51,7 @@ def passes_tests(program: str, tests: str, *, time_limit: float = 10.0, memory_m
             for end in ends:
                 os.close(end)
             for process in running:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)  # bwrap dies, and the PID namespace with it
+                run.kill_group(process)
                 process.wait()
         if exit_code == _NO_DATA:
             told.seek(0)

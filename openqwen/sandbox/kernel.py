@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sysconfig
 import time
@@ -24,7 +22,7 @@ from typing import Any
 
 from openqwen.core.errors import DataError, UsageError
 from openqwen.sandbox.config import Limits
-from openqwen.sandbox.run import launch, python, readable, required
+from openqwen.sandbox.run import kill_group, launch, python, readable, required
 
 _PROGRAM = Path(__file__).with_name("inside.py")
 _PATH = "/kernel.py"
@@ -92,10 +90,7 @@ class Kernel:
 
     def kill(self) -> None:
         """Ends the cell that runs, from another thread: `run` returns soon, with a fresh interpreter in its place."""
-        process = self._process  # `run` may put another in its place meanwhile
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # `run` has waited for it since
-                os.killpg(process.pid, signal.SIGKILL)  # bwrap dies, and the PID namespace with it
+        kill_group(self._process)
 
     def put(self, name: str, data: bytes) -> None:
         """Places a file into the conversation's folder; it comes back after a restart. UsageError: name or size."""

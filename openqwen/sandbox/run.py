@@ -247,6 +247,16 @@ def _reap() -> None:
                 told.close()
 
 
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills a process that leads a group of its own, with all of the group (of bwrap the PID namespace with it).
+
+    One that has ended is no error, nor one that another thread waits for at this moment.
+    """
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def readable(descriptor: int, seconds: float) -> bool:
     """Whether there is something to read, or an end, within so many seconds. By poll: select knows 1,024 descriptors."""
     with selectors.PollSelector() as selector:

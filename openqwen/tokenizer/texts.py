@@ -86,12 +86,10 @@ def _from_files(root: Path, bad: Bad) -> Iterator[dict[str, Any]]:
             "pages become text with openqwen data build",
         )
     for path in known:
-        try:
+        with sources.unreadable_skipped(path, bad):
             for document in _read(path, bad):
                 bad.seen += 1
                 yield document
-        except sources.UNREADABLE as error:
-            bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
 
 
 def _read(path: Path, bad: Bad) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -59,6 +60,15 @@ MAGIC = {
 # Bytes that no text has: neither space nor escape, and NUL is judged by itself.
 _CONTROL = bytes(byte for byte in range(1, 32) if byte not in b"\t\n\v\f\r\x1b")
 UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+
+
+@contextmanager
+def unreadable_skipped(path: Path, bad: Bad) -> Iterator[None]:
+    """A file that cannot be read to its end is skipped with its reason; what was read of it stays."""
+    try:
+        yield
+    except UNREADABLE as error:
+        bad.skip(path, f"unreadable: {error.__class__.__name__} {error}")
 
 
 @dataclass(frozen=True)
