@@ -35,9 +35,8 @@ from typing import Any
 from masking import STUDENT, openqwen
 from safetensors.numpy import load_file
 
-from openqwen.core.artifact import environment, read_jsonl, write_json, write_jsonl
+from openqwen.core.artifact import environment, find, read_jsonl, write_json, write_jsonl
 from openqwen.core.intervals import bootstrap
-from openqwen.core.metrics import read_metrics
 from openqwen.data.primer import benchmarks, pages, tasks
 from openqwen.data.primer.world import Lang
 from openqwen.data.sources.standard_library import SKIPPED_FOLDERS, stdlib_folder
@@ -58,9 +57,7 @@ LANGS: tuple[Lang, ...] = ("en", "zh")
 MIX = '{code = 0.8, "*" = 0.2}'
 CONVERSATIONS = 1500  # about programs, for the code specialist's second finetuning
 TABLE = 12  # largest addend of the sums that problems are made of; the primer's go to 6
-HELD_OUT_SHARE = (
-    6  # one in so many workings of several steps, and of the sums beyond the primer's, is held out
-)
+HELD_OUT_SHARE = 6  # one in so many is held out: workings of several steps, sums beyond the primer's
 SUMS, CHAINS = 120, 80  # questions
 LARGE = 180  # of the stage's families with any numbers; those whose numbers go beyond 100 are asked
 PROBLEMS = 3600  # drawn of the primer's world; those held out and repetitions are left out
@@ -282,7 +279,7 @@ def drawn_out(steps: Sequence[str]) -> bool:
 
 @cache
 def held_sums() -> tuple[tuple[int, str, int], ...]:
-    """Sums and differences beyond the primer's that are no step of any problem of the specialist's."""
+    """Sums and differences beyond the primer's that are no step of `problems`."""
     beyond = [pair for pair in table() if pair not in tasks.sum_pairs()]
     return tuple(pair for pair in beyond if drawn_out(path(tasks.equation(*pair)[0])))
 
@@ -347,20 +344,22 @@ def write_sets(out: Path) -> None:
     ]
     large = [
         {"id": problem.id, "question": problem.question, "answer": problem.solutions[0]}
-        for problem in make(LARGE, ("en", "zh"), seed=0, max_tries=20)
+        for problem in make(LARGE, LANGS, seed=0, max_tries=20)
         if problem.largest() > 100 and problem.answer.denominator == 1
     ]
-    known = several(lambda: tasks.arithmetic(rng, rng.choice(LANGS)))
-    sums = rng.sample(several(lambda: tasks.arithmetic(rng, rng.choice(LANGS), held_sums())), SUMS)
-    wide = [
-        record
-        for record in several(lambda: tasks.arithmetic(rng, rng.choice(LANGS), table()))
-        if tasks.split_of(record["question"]) == ASKED and may_be_trained(record["answer"])
-    ]
+    known = asked(lambda: tasks.arithmetic(rng, rng.choice(LANGS)))
+    # The stage's own families may hold some of them.
+    trained = {
+        step for r in read_jsonl(out / "math" / "train.jsonl") for step in path(r["messages"][1]["content"])
+    }
+    drawn_sums = rng.sample(several(lambda: tasks.arithmetic(rng, rng.choice(LANGS), held_sums())), SUMS)
+    sums = [record for record in drawn_sums if trained.isdisjoint(path(record["answer"]))]
+    wide = asked(lambda: tasks.arithmetic(rng, rng.choice(LANGS), table()))
+    wide = [record for record in wide if may_be_trained(record["answer"])]
     for name, records in (
         ("families", families),
         ("large", large),
-        ("known", [record for record in known if tasks.split_of(record["question"]) == ASKED]),
+        ("known", known),
         ("sums", sums),
         ("wide", rng.sample(wide, SUMS)),
     ):
@@ -371,6 +370,11 @@ def write_sets(out: Path) -> None:
 def several(make: Callable[[], tasks.Item]) -> list[dict[str, str]]:
     """All different questions of many draws."""
     return [form(item) for item in {item.question: item for item in (make() for _ in range(20_000))}.values()]
+
+
+def asked(make: Callable[[], tasks.Item]) -> list[dict[str, str]]:
+    """Of these the questions of the split that is asked."""
+    return [record for record in several(make) if tasks.split_of(record["question"]) == ASKED]
 
 
 def new(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -421,18 +425,13 @@ def tokens(out: Path, seed: int) -> dict[str, int]:
     """Model -> tokens that it was trained on beyond the model that it began from, in all its stages."""
     found = {}
     for name in MODELS:
-        stages = [
-            folder
-            for folder in (out / str(seed)).glob(f"{name}*")
-            if folder.name in (name, f"{name}-general")
-        ]
-        found[name] = 0
-        for folder in stages:
-            seen = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["facts"].get(
-                "tokens_seen"
-            )
-            steps = [record.get("tokens", 0) for record in read_metrics(folder / "metrics.jsonl")]
-            found[name] += sum(steps) if seen is None else seen
+        stages = filter(None, (find(out / str(seed) / f"{name}{part}") for part in ("-general", "")))
+        found[name] = sum(
+            # Of a finetuning each step is in its records, of a pretraining the sum is a fact.
+            stage.manifest["facts"].get("tokens_seen")
+            or sum(record.get("tokens", 0) for record in stage.metrics)
+            for stage in stages
+        )
     return found
 
 
