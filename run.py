@@ -195,9 +195,7 @@ def test(arguments: list[str]) -> int:
     worst = 0
     for check in checks:
         say(" ".join(check))
-        # Threads of several workers would wait for each other in a loop.
-        threads = {"OMP_NUM_THREADS": "1"} if "-n" in check else {}
-        code = subprocess.run([str(PYTHON), "-m", *check], cwd=ROOT, env={**os.environ, **threads}).returncode
+        code = subprocess.run([str(PYTHON), "-m", *check], cwd=ROOT).returncode
         worst = worst or code
     return worst if rest else worst or audit()
 

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# Of a run with several workers, before any of them or a process of theirs has torch: threads of one would wait for those
+# of another in a loop.
+if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 SMOKE = Path(__file__).parent / "tour" / "smoke.toml"
 
 
@@ -25,7 +29,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def finished_tour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole tour at its smallest size, run once for all tests; log.txt holds what it printed."""
-    if "PYTEST_XDIST_WORKER" in os.environ:  # then the folder above a worker's own belongs to the run
+    if WORKER:  # then the folder above a worker's own belongs to the run
         folder = tmp_path_factory.getbasetemp().parent / "tour"
         folder.mkdir(exist_ok=True)
     else:
