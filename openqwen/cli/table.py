@@ -104,11 +104,13 @@ def of_run(number: int, run: Path) -> dict[str, Any]:
     files = [*run.glob(f"*/table_{number:02d}.json"), *run.glob(f"table_{number:02d}.json")]
     if not files:
         have = sorted({int(p.stem[6:]) for p in [*run.glob("*/table_*.json"), *run.glob("table_*.json")]})
-        raise DataError(
-            f"Table {number} was not computed there",
-            where=str(run),
-            fix=f"computed: {', '.join(map(str, have))}" if have else "run: openqwen tour",
+        computed = f"computed there: {', '.join(map(str, have)) or 'none'}"
+        way = (
+            f"{STAGES[number]} --help"
+            if number in STAGES
+            else f"openqwen table {number} --model M --data FOLDER"
         )
+        raise DataError(f"Table {number} was not computed there", where=str(run), fix=f"{way} ({computed})")
     from openqwen.report.tables import read
 
     return read(max(files, key=lambda path: path.stat().st_mtime))  # PMP and RM both fill Table 4
