@@ -247,6 +247,15 @@ def numbers_are_verified(command: str, folder: Path) -> None:
     assert told and told[1] == told[2] and int(told[1]) >= 5  # two more where programs may run
 
 
+def lengths_are_read(command: str, folder: Path) -> None:
+    (folder / "long.txt").write_text("\n\n".join(PAGES * 40), encoding="utf-8")
+    output(command.replace("PATH", "long.txt"), folder)
+    table = json.loads((folder / "out/context/table_03.json").read_text(encoding="utf-8"))
+    ours = [row for row in table["rows"] if row["origin"] == "ours"]
+    assert len(ours) == 4 and len(table["columns"]) > 2
+    assert all(row["cells"][column["name"]]["value"] > 1 for row in ours for column in table["columns"])
+
+
 def instructions_are_written(command: str, folder: Path) -> None:
     output(command, folder)
     assert (folder / "instructions.jsonl").read_text(encoding="utf-8").count("\n") == 150
@@ -431,6 +440,7 @@ AFTER_A_TOUR: dict[str, Check] = {
     "openqwen table 4": table_has_both_origins,
     "openqwen table 2 --model out/tour/base --data PATH --out out/table2": table_is_filled,
     "openqwen eval verify out/table2": numbers_are_verified,
+    "openqwen extend --model out/tour/base --documents PATH --out out/context": lengths_are_read,
     "openqwen agent out/tour/rlhf --tools PATH": agent_has_tools,
     "openqwen serve out/tour/rlhf --tools PATH": server_has_tools,
     "openqwen complete FILE:LINE --model out/tour/base --repository FOLDER --stop function": code_is_completed,

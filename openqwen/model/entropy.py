@@ -8,6 +8,10 @@ The spread says how much LogN can do at all. Scores s scaled by f give an entrop
 variance taken under the weights: heads that are flat, or that look at one key, do not answer to a scale. Whether the
 answer is wanted is measured directly: the loss beyond the training length against one scale of all queries there.
 
+How far plain attention falls is not bounded by what context is worth: beside the loss stands the entropy of the
+predictions, the loss that the model itself expects. Where the loss is far above it, the model does not do without its
+context: it is sure of a wrong one.
+
 H heads, K key/value heads, T time, D head dim, C hidden, L layers, P ranges of positions.
 """
 
@@ -31,6 +35,7 @@ from openqwen.model.qwen import Attention, Block, Qwen, rotate
 
 MEASURES = ("entropy", "spread", "far", "peak")
 SCALES = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
+_LOGITS_BYTES = 256 << 20  # of the logits computed at a time
 _SCORES_BYTES = 4 << 20  # stays in the cache: three times as fast as 64 MiB at 2,048 tokens
 _PANELS = 8  # layers that are drawn at most
 _COLOURS = ("#7a7a7a", "#d9822b", "#3d7fc1", "#2b8a6f", "#b8336a", "#5b4ccc")
@@ -66,6 +71,17 @@ def probe(model: Qwen, ids: Tensor, extension: Extension) -> list[Heads]:
         for handle in handles:
             handle.remove()
     return found
+
+
+@torch.inference_mode()
+def prediction_entropy(model: Qwen, ids: Tensor, extension: Extension) -> Tensor:
+    """(T,) nats: the loss that the model expects at each of ids (T,), which are read as one sequence."""
+    hidden = model.hidden(ids[None], extension=extension)[0]  # (T, C)
+    parts = []
+    for rows in hidden.split(max(1, _LOGITS_BYTES // (4 * model.config.vocab_size))):
+        logs = model.head(rows).float().log_softmax(-1)  # (n, V)
+        parts.append(-(logs.exp() * logs).sum(-1))
+    return torch.cat(parts)
 
 
 def measure(
@@ -177,13 +193,19 @@ def analyse(
     found = {}
     for number, (name, extension) in enumerate(ways.items()):
         total = np.zeros((len(MEASURES), model.config.num_layers, model.config.num_heads, len(ends)))
-        for done, ids in enumerate(blocks, 1):
-            layers = probe(model, torch.from_numpy(ids[:length]).to(device), extension)
+        unsure = np.zeros(len(ends))
+        for done, block in enumerate(blocks, 1):
+            ids = torch.from_numpy(block[:length]).to(device)
+            layers = probe(model, ids, extension)
             values = [[getattr(heads, measure).cpu().numpy() for heads in layers] for measure in MEASURES]
             total += by_range(np.asarray(values), ends)  # (4, L, H, P)
+            unsure += by_range(prediction_entropy(model, ids, extension).cpu().numpy(), ends)  # (P,)
             progress(number * len(blocks) + done)
-        rounded = (total / len(blocks)).round(4).tolist()
-        found[name] = {**dict(zip(MEASURES, rounded)), "loss": by_range(losses[name], ends).round(4).tolist()}
+        found[name] = {
+            **dict(zip(MEASURES, (total / len(blocks)).round(4).tolist())),
+            "loss": by_range(losses[name], ends).round(4).tolist(),
+            "prediction_entropy": (unsure / len(blocks)).round(4).tolist(),
+        }
     even = np.log(np.arange(1, length + 1))
     return {
         "max_length": model.config.max_length,
@@ -193,7 +215,7 @@ def analyse(
         "blocks": len(blocks),
         "windows": list(next((e.windows for e in ways.values() if e.windows), ())),
         "even_entropy": by_range(even, ends).round(4).tolist(),  # of attention that looks at all keys alike
-        "measures": "each [layer][head][range of positions]; loss [range], nats a token",
+        "measures": "each [layer][head][range of positions]; loss and prediction_entropy [range], nats a token",
         "techniques": found,
     }
 
@@ -228,7 +250,8 @@ def describe(analysis: Mapping[str, Any]) -> list[str]:
         means = {m: np.asarray(found[m]).mean((0, 1)) for m in MEASURES}  # (P,) over layers and heads
         lines.append(
             f"{name}, positions {analysis['ranges'][inside]} and {analysis['ranges'][-1]}: loss "
-            f"{found['loss'][inside]:.2f} and {found['loss'][-1]:.2f} nats; attention's entropy "
+            f"{found['loss'][inside]:.2f} and {found['loss'][-1]:.2f} nats where the predictions' own entropy is "
+            f"{found['prediction_entropy'][inside]:.2f} and {found['prediction_entropy'][-1]:.2f}; attention's entropy "
             f"{means['entropy'][inside]:.2f} and {means['entropy'][-1]:.2f} (even attention: "
             f"{analysis['even_entropy'][inside]:.2f} and {analysis['even_entropy'][-1]:.2f}); {means['far'][-1]:.0%} "
             "of the last weight lies further away than any key in training."
@@ -237,11 +260,11 @@ def describe(analysis: Mapping[str, Any]) -> list[str]:
 
 
 def limits(analysis: Mapping[str, Any]) -> list[str]:
-    """What plain attention can lose at most, and what a scale of the queries can win, in sentences."""
+    """What context is worth, what plain attention makes of it, what a scale of the queries can win: in sentences."""
     inside, plain = _inside(analysis), analysis["techniques"]["plain"]["loss"]
     alone = analysis["one_token_loss"]
     lines = [
-        f"What there is to lose, at {analysis['length']} tokens: shown one token at a time the perplexity is "
+        f"What context is worth, at {analysis['length']} tokens: shown one token at a time the perplexity is "
         f"{exp(alone):.4g}, so context divides it by {exp(alone - plain[inside]):.3g} at positions "
         f"{analysis['ranges'][inside]}; plain at {analysis['ranges'][-1]} has {exp(plain[-1] - alone):.3g} times the "
         "perplexity of no context at all."
@@ -276,7 +299,10 @@ def draw(analysis: Mapping[str, Any]) -> str:
         figure, grid = pyplot.subplots(rows, 4, figsize=(10, 2.3 * rows), layout="constrained")
         panels = list(grid.flat)
         found = analysis["techniques"]
-        _panel(panels[0], analysis, "loss by position", {n: one["loss"] for n, one in found.items()})
+        losses = {name: one["loss"] for name, one in found.items()}
+        _panel(panels[0], analysis, "loss (dashed: as the model expects)", losses)
+        for one, colour in zip(found.values(), _COLOURS):
+            panels[0].plot(analysis["ends"], one["prediction_entropy"], "--", color=colour, linewidth=0.8)
         panels[0].axhline(analysis["one_token_loss"], color="#000000", linestyle=":", linewidth=0.8)
         for axes, measure, title in zip(
             panels[1:3], ("entropy", "far"), ("entropy, all layers", "weight beyond the training length")
@@ -290,7 +316,7 @@ def draw(analysis: Mapping[str, Any]) -> str:
             axes.plot(analysis["ends"], analysis["even_entropy"], ":", color="#000000", linewidth=0.8)
         for axes in panels[4 + len(shown) :]:
             axes.set_axis_off()
-        panels[0].legend(fontsize=5.5, frameon=False, loc="center left")
+        panels[0].legend(fontsize=5.5, frameon=False, loc="upper left")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         pyplot.close(figure)

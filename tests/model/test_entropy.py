@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from openqwen.model import Extension
+from openqwen.model import Extension, entropy
 from openqwen.model.config import ModelConfig
 from openqwen.model.entropy import (
     SCALES,
@@ -19,6 +19,7 @@ from openqwen.model.entropy import (
     limits,
     log_weights,
     measure,
+    prediction_entropy,
     probe,
     queries_and_keys,
     ranges,
@@ -162,6 +163,16 @@ def test_scale_response(small):
     assert 1 < response["logn_mean"] < response["logn_largest"]
 
 
+@torch.inference_mode()
+def test_prediction_entropy_is_that_of_torch_distributions_in_pieces_too(small, monkeypatch):
+    ids, extension = torch.arange(50) * 7 % 61, EXTENSIONS["ntk"]
+    logits = small(ids[None], extension=extension)[0]
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(prediction_entropy(small, ids, extension), expected)
+    monkeypatch.setattr(entropy, "_LOGITS_BYTES", 7 * 4 * 61)
+    torch.testing.assert_close(prediction_entropy(small, ids, extension), expected)
+
+
 def test_ranges():
     assert ranges(1024, 256) == [32, 64, 128, 256, 512, 1024]
     assert ranges(100, 16) == [2, 4, 8, 16, 32, 64, 100]
@@ -194,6 +205,10 @@ def test_the_analysis_file(small):
     )
     assert plain["entropy"][1][2][4] == pytest.approx(by_hand, abs=1e-4)
     assert plain["loss"][-1] == pytest.approx(losses["plain"][32:].mean(), abs=1e-4)
+    unsure = [
+        prediction_entropy(small, torch.from_numpy(ids[:64]), Extension())[32:].mean() for ids in blocks
+    ]
+    assert plain["prediction_entropy"][-1] == pytest.approx(np.mean(unsure), abs=1e-4)
     assert np.max(windows["far"][0]) == 0, "the first layer's window is the training length"
     assert np.min(plain["far"], axis=(0, 1))[-1] > 0
     assert all(np.max(plain["entropy"], (0, 1)) <= np.asarray(analysis["even_entropy"]) + 1e-3)

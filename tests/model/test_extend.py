@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import importlib
 import json
 from math import exp
 from pathlib import Path
@@ -168,7 +170,7 @@ def test_analysis(tmp_path, small, model_artifact):
         pairs = np.delete(np.stack([ids[:-1], ids[1:]]), 128, axis=1)  # without the seam of the blocks
         alone = F.cross_entropy(small(torch.from_numpy(pairs[0, :, None]))[:, 0], torch.from_numpy(pairs[1]))
         assert analysis["one_token_loss"] == pytest.approx(float(alone), abs=1e-5)
-    assert sum("What there is to lose" in note for note in table["notes"]) == 2
+    assert sum("What context is worth" in note for note in table["notes"]) == 2
     assert sum("What LogN can win" in note for note in table["notes"]) == 2
 
 
@@ -243,3 +245,44 @@ def test_documents_need_a_tokenizer(tmp_path, model_artifact, capsys):
     words = ["extend", "--model", str(model_artifact), "--out", str(tmp_path / "out")]
     assert main([*words, "--documents", str(tmp_path / "a.txt")]) == 4
     assert "--tokenizer" in capsys.readouterr().err
+
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> tuple[Any, dict[str, Any]]:
+    """benchmarks/context.py and what it has written."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("context"), json.loads((BENCHMARKS / "results/context.json").read_text())
+
+
+def test_the_recorded_tables_have_the_shape_of_the_reports(recorded):
+    """LogN at 4x and 8x; at 16x, where NTK itself gives way, it may do harm, and the entropy files say why."""
+    benchmark, found = recorded
+    assert [table["seed"] for table in found["tables"]] == list(benchmark.SEEDS)
+    for table, stored in zip(found["tables"], found["pattern"]):
+        shape = benchmark.pattern(table)
+        assert stored == {"seed": table["seed"], **shape}
+        assert shape["plain_explodes"] and shape["ntk_holds"] and all(shape["windows_no_worse"].values())
+        assert list(shape["logn_improves"].values())[:2] == [True, True]
+    assert benchmark.summary(found["tables"]) == found["summary"]
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "row", "column", "value"),
+    [
+        ("plain_explodes", "changes", 0, 2, {"low": 9.9}),
+        ("ntk_holds", "rows", -3, 2, {"value": 30.0}),
+        ("logn_improves", "changes", 2, 3, {"high": 1.0}),
+        ("windows_no_worse", "changes", 3, 4, {"high": 1.01}),
+    ],
+)
+def test_a_table_of_another_shape_would_be_seen(recorded, part, kind, row, column, value):
+    benchmark, found = recorded
+    table = copy.deepcopy(found["tables"][0])
+    name = table["columns"][column]["name"]
+    table[kind][row]["cells"][name].update(value)
+    before, after = benchmark.pattern(found["tables"][0]), benchmark.pattern(table)
+    assert [key for key in after if after[key] != before[key]] == [part]
+    assert (after[part][name] if isinstance(after[part], dict) else after[part]) is False
