@@ -36,7 +36,7 @@ from openqwen.model.extend import TECHNIQUES
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESULTS = Path(__file__).with_name("results")
-SEEDS = (0,)
+SEEDS = (0, 1, 2)
 RECIPE = ("--recipe", "context-256")
 WAYS = ("ours", *(f"ours {technique}" for technique in TECHNIQUES[1:]))  # rows: plain, NTK, LogN, windows
 EXPLODES, HOLDS = 10.0, 1.5
