@@ -160,4 +160,4 @@ def _latex(made: Sheet) -> str:
 
 def _cell(text: str) -> str:
     """A bracket or star that begins a cell is no argument of the row's end before it."""
-    return ("{}" if text[:1] in ("[", "*") else "") + text.translate(_LATEX)
+    return ("{}" if text.lstrip()[:1] in ("[", "*") else "") + text.translate(_LATEX)

@@ -16,7 +16,9 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ _PATH = "/kernel.py"
 _GRACE = 0.5  # seconds a cell has to obey its alarm before the interpreter is killed
 _START = 10.0  # seconds for the first answer
 _NONE = -1  # no descriptor
+_starter: ThreadPoolExecutor
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -47,6 +50,17 @@ class Cell:
     left_out: int = 0  # bytes of output beyond the limit
     restarted: bool = False  # the interpreter was killed: variables and made files are gone
     seconds: float = 0.0
+
+
+def _renew_starter() -> None:
+    global _starter
+    _starter = ThreadPoolExecutor(1, thread_name_prefix="interpreters")
+
+
+# Interpreters are started in a thread that lasts: bubblewrap ends with its parent, to the kernel that is the thread which
+# started it, and that of a tool's call ends with the call. After a fork only the forking thread is left.
+_renew_starter()
+os.register_at_fork(after_in_child=_renew_starter)
 
 
 class _Gone(Exception):
@@ -129,7 +143,8 @@ class Kernel:
             pipe.close()  # nothing is buffered in it: we read and write the descriptor itself
 
     def _start(self) -> None:
-        self._process = launch(
+        start = partial(
+            launch,
             self._backend,
             _PROGRAM.read_text("utf-8"),
             _PATH,
@@ -139,6 +154,7 @@ class Kernel:
             packages=Path(sysconfig.get_path("purelib")),
             stderr=subprocess.DEVNULL,
         )
+        self._process = _starter.submit(start).result()
         assert self._process.stdin and self._process.stdout
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)

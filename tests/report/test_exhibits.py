@@ -99,7 +99,7 @@ def read_latex(cells: str) -> list[str]:
 
 
 @given(st.lists(st.lists(WORDS, min_size=3, max_size=3), min_size=1, max_size=3))
-@example([["*a", "[b", "]"], ["[1]", "*", "c"]])
+@example([["*a", "[b", "]"], ["[1]", "*", "c"], [" [", "", ""]])
 @settings(max_examples=60, deadline=None)
 def test_latex_shows_any_text_as_it_is(rows: list[list[str]]) -> None:
     text = latex(Sheet("t", ["model", "b", "c"], rows))

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -52,6 +53,41 @@ def test_the_time_limit_keeps_variables(kernel: Kernel) -> None:
     cell = kernel.run("try:\n    while True: pass\nexcept Exception: pass")
     assert cell.error is not None and "longer than 0.5 s" in cell.error and cell.seconds < 1.5
     assert kernel.run("kept").text == "8\n"
+
+
+@pytest.mark.fault(
+    "sandbox", "the thread that started an interpreter ends", "the interpreter stays, with its variables"
+)
+def test_an_interpreter_outlives_the_thread_that_started_it() -> None:
+    """To the kernel the parent of a process is a thread: what dies with its parent would die with a tool's call."""
+    made: list[Kernel] = []
+
+    def call() -> None:
+        made.append(Kernel())
+        made[0].run("x = 5")  # it has started, so that its end would be seen
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    time.sleep(0.3)
+    with made[0] as kernel:
+        cell = kernel.run("x")
+        assert (cell.text, cell.error) == ("5\n", None)
+
+
+def test_an_interpreter_starts_in_a_forked_process_too() -> None:
+    """Its thread for starting is the other process's, which does not exist there."""
+    with Kernel() as kernel:
+        assert kernel.run("1").text == "1\n"
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            with Kernel() as kernel:
+                right = kernel.run("2").text == "2\n"
+        finally:
+            os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 STUBBORN = {
