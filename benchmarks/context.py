@@ -105,9 +105,8 @@ def pattern(table: Mapping[str, Any]) -> dict[str, Any]:
     names = [column["name"] for column in table["columns"]]
     at_4x, beyond = names[2], names[2:]
     cells = {row["model"]: row["cells"] for row in table["rows"]}
-    changes = {
-        row["of"]: row["cells"] for row in table["changes"]
-    }  # each over the one before, plain over itself at 1x
+    # Each over the one before, plain over itself at 1x.
+    changes = {row["of"]: row["cells"] for row in table["changes"]}
     plain, _, logn, windows = (changes[technique] for technique in TECHNIQUES)
     return {
         "plain_explodes": plain[at_4x]["low"] >= EXPLODES,

@@ -52,8 +52,11 @@ class Heads:
 
 
 @torch.inference_mode()
-def probe(model: Qwen, ids: Tensor, extension: Extension) -> list[Heads]:
-    """What every layer's attention does with ids (T,), read as one sequence under `extension`."""
+def probe(model: Qwen, ids: Tensor, extension: Extension) -> tuple[list[Heads], Tensor]:
+    """What every layer's attention does with ids (T,), read as one sequence under `extension`, and the head's input.
+
+    The latter is (T, C), as of `Qwen.hidden`.
+    """
     found: list[Heads] = []
     windows = extension.windows or (None,) * model.config.num_layers
 
@@ -66,22 +69,24 @@ def probe(model: Qwen, ids: Tensor, extension: Extension) -> list[Heads]:
         assert isinstance(block, Block)
         handles.append(block.attn_norm.register_forward_hook(partial(look, block.attn, window)))
     try:
-        model.hidden(ids[None], extension=extension)
+        hidden = model.hidden(ids[None], extension=extension)[0]
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found, hidden
+
+
+def logits_in_pieces(model: Qwen, hidden: Tensor) -> Iterator[Tensor]:
+    """fp32 logits (m, V) of hidden (n, C), some rows at a time: a long text's are never held at once."""
+    for rows in hidden.split(max(1, _LOGITS_BYTES // (4 * model.config.vocab_size))):
+        yield model.head(rows).float()
 
 
 @torch.inference_mode()
-def prediction_entropy(model: Qwen, ids: Tensor, extension: Extension) -> Tensor:
-    """(T,) nats: the loss that the model expects at each of ids (T,), which are read as one sequence."""
-    hidden = model.hidden(ids[None], extension=extension)[0]  # (T, C)
-    parts = []
-    for rows in hidden.split(max(1, _LOGITS_BYTES // (4 * model.config.vocab_size))):
-        logs = model.head(rows).float().log_softmax(-1)  # (n, V)
-        parts.append(-(logs.exp() * logs).sum(-1))
-    return torch.cat(parts)
+def prediction_entropy(model: Qwen, hidden: Tensor) -> Tensor:
+    """(n,) nats: the loss that the model expects where the head reads hidden (n, C)."""
+    logs = (logits.log_softmax(-1) for logits in logits_in_pieces(model, hidden))
+    return torch.cat([-(log.exp() * log).sum(-1) for log in logs])
 
 
 def measure(
@@ -196,10 +201,10 @@ def analyse(
         unsure = np.zeros(len(ends))
         for done, block in enumerate(blocks, 1):
             ids = torch.from_numpy(block[:length]).to(device)
-            layers = probe(model, ids, extension)
+            layers, hidden = probe(model, ids, extension)
             values = [[getattr(heads, measure).cpu().numpy() for heads in layers] for measure in MEASURES]
             total += by_range(np.asarray(values), ends)  # (4, L, H, P)
-            unsure += by_range(prediction_entropy(model, ids, extension).cpu().numpy(), ends)  # (P,)
+            unsure += by_range(prediction_entropy(model, hidden).cpu().numpy(), ends)  # (P,)
             progress(number * len(blocks) + done)
         found[name] = {
             **dict(zip(MEASURES, (total / len(blocks)).round(4).tolist())),

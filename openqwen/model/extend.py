@@ -53,7 +53,6 @@ PUBLISHED = {
     row["model"]: {int(length) / 2048: cell["value"] for length, cell in row["cells"].items()}
     for row in published(3)["rows"]
 }
-_LOGITS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,10 @@ def token_losses(model: Qwen, ids: Tensor, length: int, extension: Extension) ->
     inputs = ids[: pieces * length].view(pieces, length)
     labels = ids[1 : pieces * length + 1]  # (P * length,)
     hidden = model.hidden(inputs, extension=extension).flatten(0, 1)  # (P * length, C)
-    step = max(1, _LOGITS_BYTES // (4 * model.config.vocab_size))
     parts = []
-    for start in range(0, len(labels), step):
-        logits = model.head(hidden[start : start + step]).float()  # (n, V)
-        parts.append(F.cross_entropy(logits, labels[start : start + step], reduction="none"))
+    for logits in entropy.logits_in_pieces(model, hidden):
+        asked, labels = labels.tensor_split([len(logits)])
+        parts.append(F.cross_entropy(logits, asked, reduction="none"))
     return torch.cat(parts).view(pieces, length).cpu().double()
 
 

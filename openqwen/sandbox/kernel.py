@@ -31,7 +31,6 @@ _PATH = "/kernel.py"
 _GRACE = 0.5  # seconds a cell has to obey its alarm before the interpreter is killed
 _START = 10.0  # seconds for the first answer
 _NONE = -1  # no descriptor
-_starter: ThreadPoolExecutor
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -52,15 +51,18 @@ class Cell:
     seconds: float = 0.0
 
 
+# Interpreters are started in a thread that lasts: bubblewrap ends with its parent, to the kernel that is the thread which
+# started it, and that of a tool's call ends with the call.
+_starter: ThreadPoolExecutor
+
+
 def _renew_starter() -> None:
     global _starter
     _starter = ThreadPoolExecutor(1, thread_name_prefix="interpreters")
 
 
-# Interpreters are started in a thread that lasts: bubblewrap ends with its parent, to the kernel that is the thread which
-# started it, and that of a tool's call ends with the call. After a fork only the forking thread is left.
 _renew_starter()
-os.register_at_fork(after_in_child=_renew_starter)
+os.register_at_fork(after_in_child=_renew_starter)  # only the forking thread is left there
 
 
 class _Gone(Exception):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_artefacts as tiny
 
 from openqwen.cli import main
-from openqwen.core.artifact import digest, stage_run
-from openqwen.core.config import Config, Resolved
+from openqwen.core.artifact import digest
 from openqwen.core.tables import published
 from openqwen.evals import sets, tables
 from openqwen.evals.harness import Result, score
@@ -73,19 +73,7 @@ def test_there_is_a_task_for_every_column_of_the_report(number: int) -> None:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model of bytes."""
-    from openqwen.model import ModelConfig, Qwen, save_model
-    from openqwen.tokenizer import Tokenizer
-
-    path = tmp_path_factory.mktemp("appendix") / "model"
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)})
-    shape = ModelConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=16, num_layers=1, num_heads=2, max_length=4096
-    )
-    with stage_run(path, "model", Resolved(Config(), {}), {}):
-        save_model(Qwen(shape), path)
-        tokenizer.save(path)
-    return path
+    return tiny.model_artefact(tmp_path_factory.mktemp("appendix") / "model")
 
 
 @pytest.mark.shared

@@ -124,11 +124,13 @@ def test_spread_says_how_entropy_answers_to_a_scale():
     torch.testing.assert_close(slope, -variance, rtol=1e-5, atol=1e-7)
 
 
+@torch.inference_mode()
 def test_queries_in_parts_are_the_same(small, monkeypatch):
     ids = torch.arange(50) % 61
-    whole = probe(small, ids, EXTENSIONS["all"])
+    whole, hidden = probe(small, ids, EXTENSIONS["all"])
+    assert torch.equal(hidden, small.hidden(ids[None], extension=EXTENSIONS["all"])[0])
     monkeypatch.setattr("openqwen.model.entropy._SCORES_BYTES", 4 * 5 * 50 * 7)  # seven queries
-    parts = probe(small, ids, EXTENSIONS["all"])
+    parts, _ = probe(small, ids, EXTENSIONS["all"])
     assert len(whole) == 3 and not small.blocks[0].attn_norm._forward_hooks
     for one, other in zip(whole, parts):
         for name in ("entropy", "spread", "far", "peak"):
@@ -167,10 +169,11 @@ def test_scale_response(small):
 def test_prediction_entropy_is_that_of_torch_distributions_in_pieces_too(small, monkeypatch):
     ids, extension = torch.arange(50) * 7 % 61, EXTENSIONS["ntk"]
     logits = small(ids[None], extension=extension)[0]
+    hidden = small.hidden(ids[None], extension=extension)[0]
     expected = torch.distributions.Categorical(logits=logits).entropy()
-    torch.testing.assert_close(prediction_entropy(small, ids, extension), expected)
+    torch.testing.assert_close(prediction_entropy(small, hidden), expected)
     monkeypatch.setattr(entropy, "_LOGITS_BYTES", 7 * 4 * 61)
-    torch.testing.assert_close(prediction_entropy(small, ids, extension), expected)
+    torch.testing.assert_close(prediction_entropy(small, hidden), expected)
 
 
 def test_ranges():
@@ -201,13 +204,16 @@ def test_the_analysis_file(small):
     )
     assert np.shape(plain["entropy"]) == (3, 5, 6)
     by_hand = np.mean(
-        [probe(small, torch.from_numpy(ids[:64]), Extension())[1].entropy[2, 16:32].mean() for ids in blocks]
+        [
+            probe(small, torch.from_numpy(ids[:64]), Extension())[0][1].entropy[2, 16:32].mean()
+            for ids in blocks
+        ]
     )
     assert plain["entropy"][1][2][4] == pytest.approx(by_hand, abs=1e-4)
     assert plain["loss"][-1] == pytest.approx(losses["plain"][32:].mean(), abs=1e-4)
-    unsure = [
-        prediction_entropy(small, torch.from_numpy(ids[:64]), Extension())[32:].mean() for ids in blocks
-    ]
+    with torch.inference_mode():
+        hidden = [small.hidden(torch.from_numpy(ids[None, :64]), extension=Extension())[0] for ids in blocks]
+    unsure = [prediction_entropy(small, one)[32:].mean() for one in hidden]
     assert plain["prediction_entropy"][-1] == pytest.approx(np.mean(unsure), abs=1e-4)
     assert np.max(windows["far"][0]) == 0, "the first layer's window is the training length"
     assert np.min(plain["far"], axis=(0, 1))[-1] > 0
